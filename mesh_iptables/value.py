@@ -1,0 +1,86 @@
+"""Frozen values compared by what they hold: `dataclass(frozen, slots)` without its start-up cost.
+
+Importing `dataclasses` (and with it `inspect`, `re`, `ast` …) takes longer than the whole of `istio-iptables.sh`
+does for a small rule set, and an init container delays every Pod. The type checker sees ordinary dataclasses.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, Self, dataclass_transform
+else:
+
+    def dataclass_transform(**_options):
+        return lambda cls: cls
+
+
+_set = object.__setattr__
+
+
+class _ValueType(type):
+    """Turns the annotations of a class body into slots, positional match arguments and defaults."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> _ValueType:
+        fields = tuple(body.get("__annotations__", ()))
+        body["_defaults"] = {field: body.pop(field) for field in fields if field in body}
+        silent = body.get("_silent", ())
+        body["_compared"] = tuple(field for field in fields if field not in silent)
+        body["_fields"] = body["__match_args__"] = body["__slots__"] = fields
+        return super().__new__(mcs, name, bases, body)
+
+
+@dataclass_transform(frozen_default=True)
+class Value(metaclass=_ValueType):
+    """Base of the project's values: annotated fields, frozen, equal when class and compared fields are.
+
+    A class names fields that play no part in comparison in `_silent`.
+    """
+
+    if TYPE_CHECKING:
+        _fields: ClassVar[tuple[str, ...]]
+        _compared: ClassVar[tuple[str, ...]]
+        _defaults: ClassVar[dict[str, object]]
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        fields = self._fields
+        if len(args) == len(fields):  # the common case, worth a shortcut: one rule of ten thousand
+            for field, value in zip(fields, args, strict=True):
+                _set(self, field, value)
+            return
+        given = dict(zip(fields, args, strict=False), **kwargs)
+        if len(args) > len(fields) or len(given) != len(args) + len(kwargs) or given.keys() - set(fields):
+            raise TypeError(f"{type(self).__name__} takes the fields {fields}, each once")
+        for field in fields:
+            if field in given:
+                _set(self, field, given[field])
+            elif field in self._defaults:
+                _set(self, field, self._defaults[field])
+            else:
+                raise TypeError(f"{type(self).__name__} lacks {field!r}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__}.{name} is frozen")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__}.{name} is frozen")
+
+    def _key(self) -> tuple[object, ...]:
+        return tuple(getattr(self, field) for field in self._compared)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._key()))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{field}={getattr(self, field)!r}" for field in self._fields)
+        return f"{type(self).__name__}({shown})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), tuple(getattr(self, field) for field in self._fields)
+
+    def replace(self, **changes: object) -> Self:
+        """This value with some fields changed."""
+        return type(self)(**{field: getattr(self, field) for field in self._fields} | changes)
