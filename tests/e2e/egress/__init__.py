@@ -1,0 +1,1 @@
+"""Run egress fixtures: a world in namespaces, an engine, real clients, and what they must see."""
