@@ -44,3 +44,8 @@ class ProbeFailed(MeshIptablesError):
     """The rules are in place but traffic does not arrive."""
 
     exit_status = 126
+
+
+def shown(text: str) -> str:
+    """A value of the user's for a message: one line, in quotes, not endless."""
+    return ascii(text if len(text) <= 60 else f"{text[:57]}...")

@@ -151,14 +151,18 @@ class Redirect(Value):
 class Tproxy(Value):
     """Hand the packet, unchanged, to the transparent socket on `port`, and set its mark."""
 
+    _silent = ("mark_spelled",)
     port: PortRange
     mark: int
+    mark_spelled: str = ""
 
 
 class SetMark(Value):
     """Set the packet's mark."""
 
+    _silent = ("spelled",)
     mark: int
+    spelled: str = ""
 
 
 class SaveMark(Value):

@@ -9,7 +9,11 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar, Self, dataclass_transform
+    from typing import assert_never as assert_never
 else:
+
+    def assert_never(value):
+        raise AssertionError(f"no case for {value!r}")
 
     def dataclass_transform(**_options):
         return lambda cls: cls

@@ -1,0 +1,57 @@
+"""Which backend and flavour serve this network namespace."""
+
+from __future__ import annotations
+
+import os
+
+from mesh_iptables.apply.lock import take_lock
+from mesh_iptables.apply.netlink import nft_tables
+from mesh_iptables.apply.process import Command, find_program, has_program, run_together
+from mesh_iptables.apply.restore import TABLES, RestoreBackend, legacy_tables
+from mesh_iptables.errors import UsageError, shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mesh_iptables.apply import Backend
+    from mesh_iptables.apply.restore import Flavour
+
+BACKENDS = ("auto", "restore", "nft", "iptc")
+FLAVOURS = ("legacy", "nft")
+
+
+def choose_backend(name: str, flavour: str, *, wait: int) -> Backend:
+    """The backend of that name, once no other run of ours works here; UsageError for a name there is not."""
+    if name not in BACKENDS:
+        raise UsageError(f"--backend: {shown(name)} is not one of {', '.join(BACKENDS)}")
+    if flavour and flavour not in FLAVOURS:
+        raise UsageError(f"--iptables: {shown(flavour)} is not one of {', '.join(FLAVOURS)}")
+    if flavour and name not in ("auto", "restore"):
+        raise UsageError(f"--iptables: chooses a flavour of --backend restore, not of {name}")
+    lock = take_lock(wait)
+    if name == "nft" or (name == "auto" and not flavour and not has_program("iptables-restore")):
+        from mesh_iptables.apply.nft import NftBackend
+
+        return NftBackend(lock)
+    if name == "iptc":
+        from mesh_iptables.apply.iptc import IptcBackend
+
+        return IptcBackend(lock, wait=wait)
+    chosen: Flavour = "legacy" if flavour == "legacy" else "nft" if flavour == "nft" else _flavour_in_use()
+    return RestoreBackend(chosen, lock, wait=wait)
+
+
+def _flavour_in_use() -> Flavour:
+    """The flavour whose tables are in use here; where both or neither are, the one that `iptables` is."""
+    legacy = bool(legacy_tables("ipv4"))
+    nft = any(family == "ip" and table in TABLES for family, table in nft_tables())
+    if legacy != nft:
+        return "legacy" if legacy else "nft"
+    return _flavour_of_iptables()
+
+
+def _flavour_of_iptables() -> Flavour:
+    program = os.path.basename(os.path.realpath(find_program("iptables-restore")))
+    if "nft" in program or "legacy" in program:
+        return "nft" if "nft" in program else "legacy"
+    version = run_together([Command(("iptables-restore", "--version"))])[0].stdout
+    return "nft" if "nf_tables" in version else "legacy"

@@ -1,0 +1,1 @@
+"""Words to settings, results to standard output, errors to exit status."""

@@ -1,0 +1,1 @@
+"""Rule programs, one module a dialect: settings in, ordered operations out."""

@@ -1,0 +1,1 @@
+"""A plan as text: for shells, restore programs, nft, programs and people."""

@@ -1,0 +1,129 @@
+"""The kernel in miniature: what chains a sequence of operations leaves behind, and which it would refuse. Pure."""
+
+from __future__ import annotations
+
+from mesh_iptables.model import (
+    BUILT_IN,
+    ChainOperation,
+    Jump,
+    RouteMarked,
+    RuleOperation,
+)
+from mesh_iptables.value import assert_never
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mesh_iptables.model import Family, Operation, Plan, Rule, Table
+
+    Key = tuple[Family, Table, str]
+
+
+class Refused(Exception):
+    """The kernel would refuse an operation."""
+
+
+class Ruleset:
+    """Chains by family, table and name, and the marks that are delivered locally.
+
+    Built-in chains are there without being made, but are listed in `chains` only once they hold a rule.
+    """
+
+    def __init__(self) -> None:
+        self.chains: dict[Key, list[Rule]] = {}
+        self.policies: dict[Key, str] = {}
+        self.routes: list[RouteMarked] = []
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ruleset) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        return f"Ruleset({self.chains!r}, routes={self.routes!r})"
+
+    def run(self, operations: Iterable[Operation], *, ignore_refused: bool = False) -> Ruleset:
+        """Carry out operations in turn; raises Refused at the first that the kernel would not take."""
+        for operation in operations:
+            try:
+                self._run_one(operation)
+            except Refused:
+                if not ignore_refused:
+                    raise
+        return self
+
+    def _run_one(self, operation: Operation) -> None:
+        match operation:
+            case ChainOperation():
+                self._change_chain(operation)
+            case RuleOperation():
+                self._change_rules(operation)
+            case RouteMarked():
+                if operation not in self.routes:
+                    self.routes.append(operation)
+            case _:
+                assert_never(operation)
+
+    def _change_chain(self, operation: ChainOperation) -> None:
+        key = (operation.family, operation.table, operation.chain)
+        if operation.verb == "new":
+            if key in self.chains or operation.chain in BUILT_IN:
+                raise Refused(f"chain {operation.chain} exists already")
+            self.chains[key] = []
+            return
+        if operation.verb == "flush" and operation.chain in BUILT_IN:
+            self.chains.pop(key, None)
+            return
+        if key not in self.chains:
+            raise Refused(f"there is no chain {operation.chain}")
+        if operation.verb == "flush":
+            self.chains[key].clear()
+            return
+        if self.chains[key] or self._is_referenced(key):
+            raise Refused(f"chain {operation.chain} is in use")
+        del self.chains[key]
+
+    def _change_rules(self, operation: RuleOperation) -> None:
+        key = (operation.family, operation.table, operation.chain)
+        if key not in self.chains and operation.chain not in BUILT_IN:
+            raise Refused(f"there is no chain {operation.chain}")
+        rules = self.chains.setdefault(key, [])
+        rule, target = operation.rule, operation.rule.target
+        if operation.verb == "delete":
+            if rule not in rules:
+                raise Refused(f"chain {operation.chain} has no such rule")
+            rules.remove(rule)
+            if not rules and operation.chain in BUILT_IN:
+                del self.chains[key]
+            return
+        if isinstance(target, Jump) and (operation.family, operation.table, target.chain) not in self.chains:
+            raise Refused(f"there is no chain {target.chain} to jump to")
+        rules.insert(len(rules) if operation.verb == "append" else operation.position - 1, rule)
+
+    def _is_referenced(self, key: Key) -> bool:
+        family, table, chain = key
+        return any(
+            isinstance(rule.target, Jump) and rule.target.chain == chain
+            for (other_family, other_table, _), rules in self.chains.items()
+            if (other_family, other_table) == (family, table)
+            for rule in rules
+        )
+
+    def tables(self, family: Family) -> dict[Table, dict[str, list[Rule]]]:
+        """The chains of one family: table to chain to rules; tables by name, chains as iptables-save prints them."""
+        tables: dict[Table, dict[str, list[Rule]]] = {}
+        for found_family, table, chain in sorted(self.chains, key=_saved_order):
+            if found_family == family:
+                tables.setdefault(table, {})[chain] = self.chains[found_family, table, chain]
+        return tables
+
+
+def _saved_order(key: Key) -> tuple[str, str, int, str]:
+    family, table, chain = key
+    return family, table, BUILT_IN.index(chain) if chain in BUILT_IN else len(BUILT_IN), chain
+
+
+def after(plan: Plan) -> Ruleset:
+    """What a plan leaves behind where nothing was before."""
+    return Ruleset().run(plan.setup)

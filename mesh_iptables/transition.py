@@ -1,0 +1,140 @@
+"""From the rules a kernel has to those it should have, touching only what is ours. Pure."""
+
+from __future__ import annotations
+
+from mesh_iptables.model import BUILT_IN
+from mesh_iptables.plan import own
+from mesh_iptables.render.iptables import saved
+from mesh_iptables.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mesh_iptables.model import Family
+
+    Chains = dict[str, list[str]]  # chain to rules as iptables-save prints them, without `-A CHAIN`
+    Lines = dict[str, Chains]  # table to chains
+
+
+class TableChange(Value):
+    """What one commit of one table does, in this order; a rule is a chain and its line."""
+
+    table: str
+    emptied: tuple[str, ...]  # own chains, made where they are not there
+    deleted: tuple[tuple[str, str], ...]
+    appended: tuple[tuple[str, str], ...]
+    removed: tuple[str, ...]  # own chains that are not needed any more
+    kept: tuple[str, ...]  # own chains, empty now, that a foreign rule still jumps to
+
+
+def parse_saved(text: str) -> Lines:
+    """The tables of `iptables-save` text: every chain with its rules; comments, policies and counters left out."""
+    lines: Lines = {}
+    chains: Chains = {}
+    for line in text.split("\n"):
+        first = line[:1]
+        if first == "*":
+            chains = lines.setdefault(line[1:].strip(), {})
+        elif first == ":":
+            chains.setdefault(line[1:].partition(" ")[0], [])
+        elif first in ("-", "["):
+            chain, _, rule = line[line.index("-A ") + 3 :].partition(" ")
+            chains.setdefault(chain, []).append(rule)
+    return lines
+
+
+def table_changes(family: Family, current: Lines, wanted: Lines) -> list[TableChange]:
+    """What is to be done, table by table; nothing for a table whose own part is as wanted already."""
+    changes = []
+    for table in sorted({*current, *wanted}):
+        chains, target = current.get(table, {}), wanted.get(table, {})
+        if own_part(family, table, chains) != target:
+            changes.append(_change(family, table, chains, target))
+    return changes
+
+
+def own_part(family: Family, table: str, chains: Chains) -> Chains:
+    """Our chains, and our rules of the built-in chains. An empty chain that foreign rules hold is not counted."""
+    own_chains = own.CHAINS.get((family, table), frozenset())
+    held = foreign_jumps(family, table, chains) if own_chains else frozenset()
+    part = {chain: rules for chain, rules in chains.items() if chain in own_chains and (rules or chain not in held)}
+    for chain in BUILT_IN:
+        if rules := own_rules(family, table, chain, chains.get(chain, ())):
+            part[chain] = rules
+    return part
+
+
+def own_rules(family: Family, table: str, chain: str, rules: Sequence[str]) -> list[str]:
+    """Those lines of a built-in chain that are ours, each as often as it stands there."""
+    place = (family, table, chain)
+    jumps = {saved(jump, family) for jump in own.JUMPS.get(place, ())}
+    found = [rule for rule in rules if rule in jumps]
+    if sequence := [saved(rule, family) for rule in own.SEQUENCES.get(place, ())]:
+        repeats = min(rules.count(line) for line in sequence)
+        found += sequence * repeats
+    return found
+
+
+def foreign_jumps(family: Family, table: str, chains: Chains) -> frozenset[str]:
+    """Where rules that are not ours jump to."""
+    own_chains = own.CHAINS.get((family, table), frozenset())
+    targets: set[str] = set()
+    for chain, rules in chains.items():
+        if chain in own_chains:
+            continue
+        ours = own_rules(family, table, chain, rules) if chain in BUILT_IN else ()
+        targets.update(jump_target(rule) for rule in rules if rule not in ours)
+    return frozenset(targets & own_chains)
+
+
+def jump_target(line: str) -> str:
+    """The target of a saved rule; "" where it has none. The words of a comment are not read as options."""
+    plain = '""'.join(line.replace('\\"', "").split('"')[::2])
+    words = plain.split(" ")
+    return next((words[place + 1] for place, word in enumerate(words[:-1]) if word in ("-j", "-g")), "")
+
+
+def _change(family: Family, table: str, chains: Chains, target: Chains) -> TableChange:
+    own_chains = own.CHAINS.get((family, table), frozenset())
+    wanted = [chain for chain in target if chain not in BUILT_IN]
+    stale = [chain for chain in chains if chain in own_chains and chain not in target]
+    held = foreign_jumps(family, table, chains)
+    return TableChange(
+        table=table,
+        emptied=(*wanted, *stale),
+        deleted=tuple(
+            (chain, rule) for chain in BUILT_IN for rule in own_rules(family, table, chain, chains.get(chain, ()))
+        ),
+        appended=tuple((chain, rule) for chain, rules in target.items() for rule in rules),
+        removed=tuple(chain for chain in stale if chain not in held),
+        kept=tuple(chain for chain in stale if chain in held),
+    )
+
+
+def change_text(changes: Sequence[TableChange]) -> str:
+    """The changes as input for one `iptables-restore --noflush`."""
+    lines: list[str] = []
+    for change in changes:
+        lines.append(f"*{change.table}")
+        lines += [f":{chain} - [0:0]" for chain in change.emptied]
+        lines += [f"-D {chain} {rule}" for chain, rule in change.deleted]
+        lines += [f"-A {chain} {rule}" for chain, rule in change.appended]
+        lines += [f"-X {chain}" for chain in change.removed]
+        lines.append("COMMIT\n")
+    return "\n".join(lines)
+
+
+def put_back_text(before: Lines, changes: Sequence[TableChange]) -> str:
+    """Input that makes the tables of `changes`, wherever they got to, what they were before, foreign rules and all."""
+    lines: list[str] = []
+    for change in changes:
+        chains = before.get(change.table, {})
+        touched = {*change.emptied, *(chain for chain, _ in (*change.deleted, *change.appended))}
+        lines.append(f"*{change.table}")
+        lines += [f":{chain} - [0:0]" for chain in change.emptied]
+        lines += [f"-F {chain}" for chain in BUILT_IN if chain in touched]
+        lines += [f"-A {chain} {rule}" for chain, rules in chains.items() if chain in touched for rule in rules]
+        lines += [f"-X {chain}" for chain in change.emptied if chain not in chains]
+        lines.append("COMMIT\n")
+    return "\n".join(lines)
