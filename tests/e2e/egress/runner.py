@@ -91,7 +91,8 @@ class Runner:
             wanted = [case.id for case in fixture.cases if not self._cases or case.id in self._cases]
             pki = self._pki_for(fixture.world)
         except FixtureError as error:
-            return self._say(Result(path.stem, [f"FAIL {path.stem} {error}"], total=1))
+            reason = " ".join(str(error).split())
+            return self._say(Result(path.stem, [f"FAIL {path.stem} {reason}"], total=1))
         folder = self._scratch / run
         folder.mkdir()
         result = Result(fixture.id, [], total=len(wanted))
