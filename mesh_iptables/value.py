@@ -78,13 +78,17 @@ class Value(metaclass=_ValueType):
     def __hash__(self) -> int:
         return hash((type(self), self._key()))
 
+    def as_dict(self) -> dict[str, object]:
+        """Field names and what they hold, in order; nested values stay values."""
+        return {field: getattr(self, field) for field in self._fields}
+
     def __repr__(self) -> str:
-        shown = ", ".join(f"{field}={getattr(self, field)!r}" for field in self._fields)
+        shown = ", ".join(f"{field}={value!r}" for field, value in self.as_dict().items())
         return f"{type(self).__name__}({shown})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), tuple(getattr(self, field) for field in self._fields)
+        return type(self), tuple(self.as_dict().values())
 
     def replace(self, **changes: object) -> Self:
         """This value with some fields changed."""
-        return type(self)(**{field: getattr(self, field) for field in self._fields} | changes)
+        return type(self)(**self.as_dict() | changes)

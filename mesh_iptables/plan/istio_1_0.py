@@ -150,9 +150,11 @@ def _outbound(config: Config) -> Iterator[Operation]:
     yield _append("nat", "OUTPUT", TCP, to=Jump(OUTPUT), why="look at outbound TCP")
     # Any owner's, the proxy's too: a call to the Pod's own address over lo.
     yield _append_output(Interface("out", "lo"), NOT_TO_LOCALHOST, to=Jump(REDIRECT), why="the Pod calls itself")
-    for owner in (*config.proxy_uids, *config.proxy_gids):
-        option = "-u" if owner.kind == "uid" else "-g"
-        yield _append_output(owner, to=RETURN, why="the proxy's own traffic must not come back to it", option=option)
+    why = "the proxy's own traffic must not come back to it"
+    for owner in config.proxy_uids:
+        yield _append_output(owner, to=RETURN, why=why, option="-u")
+    for owner in config.proxy_gids:
+        yield _append_output(owner, to=RETURN, why=why, option="-g")
     yield _append_output(TO_LOCALHOST, to=RETURN, why="localhost stays direct")
     ranges = config.outbound_ranges
     for network in ranges.exclude:
