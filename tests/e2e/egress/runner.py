@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,25 @@ def install_missing() -> None:
 
 
 _FRESH = ["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
+
+
+@contextmanager
+def in_fresh_namespaces(words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A module and its arguments, running as first process of its own namespaces; killed in the end."""
+    # --pdeathsig: nothing survives this process, however it ends
+    command = ["setpriv", "--pdeathsig", "KILL", "unshare", *_FRESH, "--", sys.executable, "-m", *words]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).resolve().parent.parent,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Runner:
@@ -119,19 +139,11 @@ class Runner:
 
     def _lines(self, fixture: Fixture, pki: Path, folder: Path, run: str) -> Iterator[str]:
         """What the process inside prints, until it ends or its time is over."""
-        words = ["setpriv", "--pdeathsig", "KILL", "unshare", *_FRESH, "--", sys.executable, "-m"]
-        words += [f"{__package__}.inside", str(fixture.path.resolve()), "--pki", str(pki), "--run", run]
+        words = [f"{__package__}.inside", str(fixture.path.resolve()), "--pki", str(pki), "--run", run]
         words += ["--folder", str(folder), "--engine", self._engine]
         words += [word for case in self._cases for word in ("--case", case)]
         words += ["--verbose"] if self._verbose else []
-        with subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=Path(__file__).resolve().parent.parent,
-        ) as process:
+        with in_fresh_namespaces(words) as process:
             watchdog = threading.Timer(time_limit(fixture), process.kill)
             watchdog.start()
             try:
@@ -140,7 +152,6 @@ class Runner:
                     yield line.rstrip("\n")
             finally:
                 watchdog.cancel()
-                process.kill()
 
     def _add(self, result: Result, line: str) -> None:
         result.lines.append(line)
