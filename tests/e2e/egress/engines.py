@@ -18,9 +18,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from .schema import Identity, Scalar
-from .world import World
+from .world import ROOT, World
 
-ROOT = Path(__file__).resolve().parents[3]  # the checkout: scripts/, mesh_iptables/
 ADMIN = 15000
 START_LIMIT = 20.0  # seconds
 STOP_LIMIT = 5.0
@@ -109,11 +108,11 @@ class Engine:
         limit = time.monotonic() + START_LIMIT
         while time.monotonic() < limit:
             if self.process.poll() is not None:
-                raise EngineError(f"the engine ended with status {self.process.returncode}: {self.tail()}")
+                raise EngineError(f"the engine ended with status {self.process.returncode}: {self.last_line()}")
             if self._listens() or self._says_ready():
                 return
             time.sleep(0.03)
-        raise EngineError(f"the engine was not ready after {START_LIMIT:.0f} s: {self.tail()}")
+        raise EngineError(f"the engine was not ready after {START_LIMIT:.0f} s: {self.last_line()}")
 
     def _listens(self) -> bool:
         """Whether the redirect port is open, read from the kernel so that no connection is made."""
@@ -135,6 +134,9 @@ class Engine:
     def tail(self) -> str:
         text = self.log.read_text(errors="replace").strip() + "\n" + self.access_log.read_text(errors="replace")
         return text.strip()[-1500:] or "(it said nothing)"
+
+    def last_line(self) -> str:
+        return self.tail().splitlines()[-1].strip()
 
     def stop(self) -> None:
         """Ask it to end; what has not ended after a while is killed, with all it started."""

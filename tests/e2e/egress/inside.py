@@ -52,6 +52,7 @@ class Run:
         self._verbose = verbose
         self._engine: Engine | None = None
         self._started = 0
+        self._failed: dict[str, str] = {}  # by identity
 
     def close(self) -> None:
         if self._engine is not None:
@@ -78,15 +79,18 @@ class Run:
         """Have the engine of this identity running; every identity's engine needs the same port."""
         if self._engine is not None and self._engine.settings.client == client:
             return
+        if failure := self._failed.get(repr(client)):
+            raise EngineError(failure)
         self.close()
         self._started += 1
-        engine = Engine(self._world, self._settings(client), self._fixture.policies, f"engine{self._started}")
-        self._engine = engine
+        name = f"engine{self._started}"
+        self._engine = engine = Engine(self._world, self._settings(client), self._fixture.policies, name)
         try:
             engine.wait_until_ready()
-        except EngineError:
+        except EngineError as error:
+            self._failed[repr(client)] = f"{error}\n{engine.tail()}" if self._verbose else str(error)
             self.close()
-            raise
+            raise EngineError(self._failed[repr(client)]) from error
         time.sleep(SETTLE if self._fixture.warmup is None else self._fixture.warmup)
 
     def _repeat(self, case: Case) -> list[str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from .pki import make_pki
 from .say import say
 from .schema import Curl, Dns, Fixture, FixtureError, Http, Tcp, read_fixture, read_world
+from .world import ROOT
 
 PACKAGES = {"openssl": "openssl", "curl": "curl", "ip": "iproute2", "unshare": "util-linux"}
 NEEDED = [*PACKAGES, "iptables-restore"]
@@ -80,7 +81,7 @@ def in_fresh_namespaces(words: list[str]) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=Path(__file__).resolve().parent.parent,
+        cwd=ROOT,
     ) as process:
         try:
             yield process

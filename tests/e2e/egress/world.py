@@ -20,6 +20,7 @@ from typing import Any
 from .outside import own_addresses
 from .schema import FixtureError, WorldFile, read_world
 
+ROOT = Path(__file__).resolve().parents[3]  # the checkout: scripts/, mesh_iptables/, tests/
 START_LIMIT = 30  # seconds for anything that has to come up
 
 
@@ -90,7 +91,7 @@ def build(world_file: Path, pki: Path, folder: Path) -> Iterator[World]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
     ) as process:
         try:
             outside = Outside(process)
