@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Stand in for the proxy: answer every connection over HTTP with the address that the client meant.
 
-    original-destination.py --port 15001 --uid 1337
+    original_destination.py --port 15001 --uid 1337
 
 The kernel keeps the destination a redirected connection had; the proxy's end asks for it with SO_ORIGINAL_DST.
 """
