@@ -30,7 +30,7 @@ from mesh_iptables.model import (
     Verdict,
     Zone,
 )
-from mesh_iptables.render.iptables import PORT_UNREACHABLE
+from mesh_iptables.render.iptables import ALL_PORTS, PORT_UNREACHABLE
 from mesh_iptables.ruleset import Ruleset
 
 TYPE_CHECKING = False
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from mesh_iptables.model import Family, Match, Side, Table, Target
 
 _HEADS = frozenset({"-s", "-d", "-i", "-o", "-p", "-m", "-j", "-g", "-f"})
+_ANY_PORT = Ports("destination", (PortRange(*ALL_PORTS),))  # what is always true is not printed
+BARE: dict[str, Match] = {"socket": Socket(), "tcp": _ANY_PORT, "udp": _ANY_PORT}
 _EXTENSIONS = frozenset({"REDIRECT", "TPROXY", "MARK", "CONNMARK", "CT", "REJECT"})
 
 
@@ -136,11 +138,11 @@ def _read_match(group: list[str]) -> list[Match]:
         case ["-p", name]:
             return [Protocol(name, negated)]
         case ["-m", module, *options]:
+            if not options and module in BARE:
+                return [BARE[module]]
             found = [_read_option(module, *option) for option in _options(options)]
             known = [match for match in found if match is not None]
-            if module == "socket" and not options:
-                return [Socket()]
-            if len(known) == len(found) and (found or module in ("tcp", "udp")):
+            if known and len(known) == len(found):
                 return known
     return [Unknown(tuple(group))]
 
