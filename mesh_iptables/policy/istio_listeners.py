@@ -151,10 +151,7 @@ def _http_chain(draft: _Draft, registry: Registry, dialect: Dialect) -> Chain | 
     first = draft.http[0] if draft.http else draft.own_table
     if first is None:
         return None
-    if draft.http:
-        table = route_table(draft.port, draft.http, registry)
-    else:
-        table = table_of_one(first, registry)
+    table = route_table(draft.port, draft.http, registry) if draft.http else table_of_one(first, registry)
     match = ChainMatch(transport=RAW, protocols=dialect.http_protocols) if dialect.inspects else ChainMatch()
     return Chain(f"{draft.address}_{draft.port}", match, HttpAction(table), first.origin)
 

@@ -127,7 +127,7 @@ class NamedMatch:
 
     name: str  # header names in lower case, query parameters as written
     match: StringMatch
-    inverted: bool = False  # withoutHeaders: the header is absent or its value does not match
+    inverted: bool = False  # withoutHeaders: the value (of an absent header: empty) does not match
 
 
 @dataclass(frozen=True, slots=True)

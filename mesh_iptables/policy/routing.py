@@ -223,10 +223,11 @@ def _authority_test(test: _TextTest) -> _RequestTest:
 def _header_test(match: NamedMatch) -> _RequestTest:
     test = text_test(match.match)
     name, inverted = match.name, match.inverted
+    absent_is_empty = inverted and match.match.kind is not MatchKind.PRESENT
 
     def holds(request: Request, _path: str) -> bool:
         values = [value for header, value in request.headers if header == name]
-        return (bool(values) and test(",".join(values))) is not inverted
+        return (bool(values or absent_is_empty) and test(",".join(values))) is not inverted
 
     return holds
 

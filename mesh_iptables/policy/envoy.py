@@ -1,0 +1,340 @@
+"""A compiled policy as a complete static bootstrap for the real Envoy (v3). Pure.
+
+Logical listeners are not bound: the one on the redirect port restores the original destination and hands the
+connection to the listener of that address. A listener for every port (profile osm) is bound itself. Either way
+the redirect port as a destination goes to the black hole first, since a connection to it would come back to
+Envoy for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
+from typing import assert_never
+
+from mesh_iptables.policy.durations import render_seconds
+from mesh_iptables.policy.envoy_clusters import cluster, dns_cache, socket_address
+from mesh_iptables.policy.envoy_routes import (
+    FAULT_FILTER,
+    FORWARD_FILTER,
+    Message,
+    route_configuration,
+    typed,
+)
+from mesh_iptables.policy.model import (
+    ANY_ADDRESS,
+    ANY_PORT,
+    BLACKHOLE_CLUSTER,
+    Chain,
+    ChainMatch,
+    Cluster,
+    ClusterKind,
+    DefaultAction,
+    EgressPolicy,
+    ExpectContinue,
+    HeaderStyle,
+    HttpAction,
+    Listener,
+    RouteTable,
+    RouteTo,
+    TcpAction,
+    WeightedCluster,
+)
+
+_LISTENER = "envoy.extensions.filters.listener"
+_NETWORK = "envoy.extensions.filters.network"
+
+TEXT_LOG = (
+    '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE%'
+    " %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS%"
+    ' "%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION%'
+    ' %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%"'
+    ' "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER%'
+    " %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
+)
+
+_JSON_LOG = {
+    "time": "%START_TIME%",
+    "destination": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "source": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "sni": "%REQUESTED_SERVER_NAME%",
+    "host": "%REQ(:AUTHORITY)%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "protocol": "%PROTOCOL%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "termination": "%CONNECTION_TERMINATION_DETAILS%",
+    "upstream_failure": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "cluster": "%UPSTREAM_CLUSTER%",
+    "upstream": "%UPSTREAM_HOST%",
+    "route": "%ROUTE_NAME%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "duration_ms": "%DURATION%",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the bootstrap says about where Envoy runs.
+
+    `access_log` is a file, or `-` for standard output. `pod_address` and `pod_name` only make up the node id.
+    `ca_bundle` is the system's store of certificates as one file.
+    """
+
+    admin_address: str = "127.0.0.1"
+    admin_port: int = 15000
+    access_log: str = "-"
+    json_log: bool = False
+    pod_address: str = "127.0.0.1"
+    pod_name: str = "mesh-iptables"
+    ca_bundle: str = "/etc/ssl/certs/ca-certificates.crt"
+    ipv6: bool = False  # take IPv6 destinations too
+
+
+def bootstrap(policy: EgressPolicy, site: Site) -> Message:
+    """The whole configuration, ready for `json.dumps`. With DefaultAction.REFUSE it has no listener at all."""
+    return {
+        "node": node(policy, site),
+        "admin": {"address": socket_address(site.admin_address, site.admin_port)},
+        "static_resources": {
+            "listeners": [*_Writer(policy, site).listeners()],
+            "clusters": [cluster(each, policy.behaviour, site.ca_bundle) for each in _clusters(policy).values()],
+        },
+    }
+
+
+def node(policy: EgressPolicy, site: Site) -> Message:
+    namespace = policy.identity.namespace
+    name = f"sidecar~{site.pod_address}~{site.pod_name}.{namespace}~{namespace}.svc.cluster.local"
+    labels = dict(policy.identity.labels)
+    metadata = {"NAMESPACE": namespace, "SERVICE_ACCOUNT": policy.identity.service_account, "LABELS": labels}
+    return {"id": name, "cluster": f"{site.pod_name}.{namespace}", "metadata": metadata}
+
+
+def _clusters(policy: EgressPolicy) -> dict[str, Cluster]:
+    blackhole = Cluster(BLACKHOLE_CLUSTER, ClusterKind.STATIC)
+    return {BLACKHOLE_CLUSTER: blackhole, **policy.clusters}
+
+
+_BLACKHOLE = TcpAction((WeightedCluster(BLACKHOLE_CLUSTER),))
+
+
+class _Writer:
+    """Listeners of one policy."""
+
+    def __init__(self, policy: EgressPolicy, site: Site) -> None:
+        self._policy = policy
+        self._site = site
+        self._guard = Chain("virtualOutbound-blackhole", ChainMatch(dst_port=policy.redirect_port), _BLACKHOLE)
+
+    def listeners(self) -> Iterator[Message]:
+        policy = self._policy
+        if policy.default is DefaultAction.REFUSE:
+            return
+        whole = policy.listeners.get((ANY_ADDRESS, ANY_PORT))
+        yield self._bound(whole) if whole else self._virtual_outbound()
+        for listener in policy.listeners.values():
+            if listener.port not in (ANY_PORT, policy.redirect_port):
+                yield self.logical(listener)
+
+    def _virtual_outbound(self) -> Message:
+        everything = self._policy.default_chain or Chain("virtualOutbound-catchall-tcp", ChainMatch(), _BLACKHOLE)
+        return {
+            "name": "virtualOutbound",
+            **self._bound_address(),
+            "use_original_dst": True,
+            "traffic_direction": "OUTBOUND",
+            "filter_chains": [self._chain(self._guard, "virtualOutbound"), self._chain(everything, "virtualOutbound")],
+            "access_log": self._unmatched_log(),
+        }
+
+    def _bound(self, listener: Listener) -> Message:
+        """One listener for every destination, which finds the original one by itself."""
+        chains = [chain for chain in listener.chains if chain.match.dst_port != self._policy.redirect_port]
+        guarded = replace(listener, chains=(self._guard, *chains))
+        message = self._inspected(guarded)
+        original = {"name": "envoy.filters.listener.original_dst"}
+        original_dst: Message = {**original, "typed_config": typed(f"{_LISTENER}.original_dst.v3.OriginalDst")}
+        filters = message.get("listener_filters", [])
+        assert isinstance(filters, list)
+        return {**message, **self._bound_address(), "listener_filters": [original_dst, *filters]}
+
+    def _bound_address(self) -> Message:
+        port = self._policy.redirect_port
+        message: Message = {"address": socket_address(ANY_ADDRESS, port)}
+        if self._site.ipv6:
+            message["additional_addresses"] = [{"address": socket_address("::", port)}]
+        return message
+
+    def logical(self, listener: Listener) -> Message:
+        """A listener that only `virtualOutbound` hands connections to."""
+        message = self._inspected(listener)
+        message["address"] = socket_address(listener.address, listener.port)
+        if self._site.ipv6 and listener.address == ANY_ADDRESS:
+            message["additional_addresses"] = [{"address": socket_address("::", listener.port)}]
+        message["bind_to_port"] = False
+        return message
+
+    def _inspected(self, listener: Listener) -> Message:
+        message: Message = {
+            "name": listener.name,
+            "traffic_direction": "OUTBOUND",
+            "filter_chains": [self._chain(chain, listener.name) for chain in listener.chains],
+            "access_log": self._unmatched_log(),
+        }
+        if listener.default_chain:
+            message["default_filter_chain"] = self._chain(listener.default_chain, listener.name)
+        filters = [*_inspectors(listener)]
+        if filters:
+            message["listener_filters"] = filters
+            message["listener_filters_timeout"] = render_seconds(listener.inspect_timeout)
+            message["continue_on_listener_filters_timeout"] = True
+        return message
+
+    # --- chains --------------------------------------------------------------------------------------------
+
+    def _chain(self, chain: Chain, listener: str) -> Message:
+        message: Message = {"name": chain.name}
+        match = _chain_match(chain.match)
+        if match:
+            message["filter_chain_match"] = match
+        action = chain.action
+        match action:
+            case HttpAction(routes):
+                message["filters"] = [self._http_manager(routes, listener)]
+            case TcpAction():
+                message["filters"] = [*self._tcp_filters(action)]
+            case _:
+                assert_never(action)
+        return message
+
+    def _tcp_filters(self, action: TcpAction) -> Iterator[Message]:
+        clusters = [self._policy.clusters.get(target.cluster) for target in action.targets]
+        first = clusters[0]
+        if first is not None and first.kind is ClusterKind.FORWARD:
+            url = f"{_NETWORK}.sni_dynamic_forward_proxy.v3.FilterConfig"
+            cache = dns_cache(self._policy.behaviour)
+            config = typed(url, port_value=first.port_override, dns_cache_config=cache)
+            yield {"name": "envoy.filters.network.sni_dynamic_forward_proxy", "typed_config": config}
+        idle = min((each.tcp_idle_timeout for each in clusters if each), default=3600.0)
+        config = typed(
+            f"{_NETWORK}.tcp_proxy.v3.TcpProxy",
+            stat_prefix=action.targets[0].cluster,
+            idle_timeout=render_seconds(idle),
+            access_log=[self._access_log()],
+            **_tcp_targets(action),
+        )
+        yield {"name": "envoy.filters.network.tcp_proxy", "typed_config": config}
+
+    def _http_manager(self, routes: RouteTable, listener: str) -> Message:
+        behaviour = self._policy.behaviour
+        config = typed(
+            f"{_NETWORK}.http_connection_manager.v3.HttpConnectionManager",
+            stat_prefix=f"outbound_{listener}",
+            codec_type="AUTO",
+            route_config=route_configuration(
+                routes, self._policy.clusters, attempt_count=behaviour.attempt_count_header
+            ),
+            http_filters=[*self._http_filters(routes)],
+            use_remote_address=False,
+            normalize_path=behaviour.normalise_path,
+            path_with_escaped_slashes_action="KEEP_UNCHANGED",
+            stream_idle_timeout="0s",
+            proxy_100_continue=behaviour.expect_continue is ExpectContinue.FORWARD,
+            upgrade_configs=[{"upgrade_type": "websocket"}],
+            access_log=[self._access_log()],
+        )
+        if behaviour.accept_http_10:
+            config["http_protocol_options"] = {"accept_http_10": True}
+        if behaviour.header_style is HeaderStyle.TRANSPARENT:
+            config["server_header_transformation"] = "PASS_THROUGH"
+        return {"name": "envoy.filters.network.http_connection_manager", "typed_config": config}
+
+    def _http_filters(self, routes: RouteTable) -> Iterator[Message]:
+        yield {"name": FAULT_FILTER, "typed_config": typed("envoy.extensions.filters.http.fault.v3.HTTPFault")}
+        if self._forwards(routes):
+            url = "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig"
+            config = typed(url, dns_cache_config=dns_cache(self._policy.behaviour))
+            yield {"name": FORWARD_FILTER, "typed_config": config}
+        router = typed("envoy.extensions.filters.http.router.v3.Router")
+        if self._policy.behaviour.header_style is HeaderStyle.TRANSPARENT:
+            router["suppress_envoy_headers"] = True
+        yield {"name": "envoy.filters.http.router", "typed_config": router}
+
+    def _forwards(self, routes: RouteTable) -> bool:
+        """Whether a rule leads to a cluster that resolves the name the client asked for."""
+        names = {
+            target.cluster
+            for vhost in routes.vhosts
+            for rule in vhost.rules
+            if isinstance(rule.action, RouteTo)
+            for target in rule.action.targets
+        }
+        found = (self._policy.clusters.get(name) for name in names)
+        return any(each is not None and each.kind is ClusterKind.FORWARD for each in found)
+
+    # --- access log ----------------------------------------------------------------------------------------
+
+    def _access_log(self) -> Message:
+        log_format: Message = {"text_format_source": {"inline_string": TEXT_LOG}}
+        if self._site.json_log:
+            log_format = {"json_format": _JSON_LOG}
+        if self._site.access_log == "-":
+            url = "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
+            return {"name": "envoy.access_loggers.stdout", "typed_config": typed(url, log_format=log_format)}
+        url = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
+        config = typed(url, path=self._site.access_log, log_format=log_format)
+        return {"name": "envoy.access_loggers.file", "typed_config": config}
+
+    def _unmatched_log(self) -> list[Message]:
+        """The log of a listener itself: connections that no chain takes (flag NR)."""
+        return [{**self._access_log(), "filter": {"response_flag_filter": {"flags": ["NR"]}}}]
+
+
+def _tcp_targets(action: TcpAction) -> Message:
+    if len(action.targets) == 1:
+        return {"cluster": action.targets[0].cluster}
+    members = [{"name": target.cluster, "weight": target.weight} for target in action.targets]
+    return {"weighted_clusters": {"clusters": members}}
+
+
+def _chain_match(match: ChainMatch) -> Message:
+    message: Message = {}
+    if match.dst_port:
+        message["destination_port"] = match.dst_port
+    if match.dst_cidrs:
+        networks = [ip_network(cidr, strict=False) for cidr in match.dst_cidrs]
+        message["prefix_ranges"] = [
+            {"address_prefix": str(net.network_address), "prefix_len": net.prefixlen} for net in networks
+        ]
+    if match.sni:
+        message["server_names"] = list(match.sni)
+    if match.transport:
+        message["transport_protocol"] = match.transport
+    if match.protocols:
+        message["application_protocols"] = list(match.protocols)
+    return message
+
+
+def _inspectors(listener: Listener) -> Iterator[Message]:
+    if listener.inspect_tls:
+        yield _inspector("tls_inspector", "TlsInspector", listener)
+    if listener.inspect_http:
+        yield _inspector("http_inspector", "HttpInspector", listener)
+
+
+def _inspector(name: str, message_type: str, listener: Listener) -> Message:
+    config = typed(f"{_LISTENER}.{name}.v3.{message_type}")
+    message: Message = {"name": f"envoy.filters.listener.{name}", "typed_config": config}
+    if listener.opaque_ports:
+        message["filter_disabled"] = _ports_predicate(sorted(listener.opaque_ports))
+    return message
+
+
+def _ports_predicate(ports: list[int]) -> Message:
+    rules: list[Message] = [{"destination_port_range": {"start": port, "end": port + 1}} for port in ports]
+    return rules[0] if len(rules) == 1 else {"or_match": {"rules": rules}}
