@@ -8,7 +8,6 @@ import secrets
 import shutil
 import sys
 import tempfile
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,17 +34,14 @@ def run_numbers(numbers: list[int], seed: str, requests: int, *, shrink: bool) -
         words = [f"{__package__}.comparison", str(WORLD), "--pki", str(scratch / "pki")]
         words += ["--folder", str(folder), "--seed", seed, "--requests", str(requests)]
         words += ["--numbers", *map(str, numbers), *(["--shrink"] if shrink else [])]
-        with in_fresh_namespaces(words) as process:
-            limit = POLICY_LIMIT * len(numbers) + (SHRINKING_LIMIT if shrink else 0)
-            watchdog = threading.Timer(limit, process.kill)
-            watchdog.start()
+        limit = POLICY_LIMIT * len(numbers) + (SHRINKING_LIMIT if shrink else 0)
+        with in_fresh_namespaces(words, limit) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 say(line.rstrip("\n"))
                 if counted := re.match(r"policy \d+ \w+ (\d+)/(\d+)$", line):
                     agreed += int(counted[1])
                     total += int(counted[2])
-            watchdog.cancel()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return agreed, total

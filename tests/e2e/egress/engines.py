@@ -154,3 +154,17 @@ class Engine:
         limit = time.monotonic() + STOP_LIMIT
         while self._listens() and time.monotonic() < limit:
             time.sleep(0.02)
+
+
+def resident(process: int) -> int:
+    """KiB in memory of a process and of all it started in its session."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":", 1) for line in path.read_text().splitlines())
+            session = path.with_name("stat").read_text().rsplit(")", 1)[1].split()[3]
+        except (OSError, ValueError):  # it has just ended
+            continue
+        if int(session) == process:
+            total += int(fields.get("VmRSS", "0 kB").split()[0])
+    return total

@@ -71,8 +71,8 @@ _FRESH = ["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-p
 
 
 @contextmanager
-def in_fresh_namespaces(words: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A module and its arguments, running as first process of its own namespaces; killed in the end."""
+def in_fresh_namespaces(words: list[str], limit: float) -> Iterator[subprocess.Popen[str]]:
+    """A module and its arguments, running as first process of its own namespaces for at most `limit` seconds."""
     # --pdeathsig: nothing survives this process, however it ends
     command = ["setpriv", "--pdeathsig", "KILL", "unshare", *_FRESH, "--", sys.executable, "-m", *words]
     with subprocess.Popen(
@@ -83,9 +83,12 @@ def in_fresh_namespaces(words: list[str]) -> Iterator[subprocess.Popen[str]]:
         text=True,
         cwd=ROOT,
     ) as process:
+        watchdog = threading.Timer(limit, process.kill)
+        watchdog.start()
         try:
             yield process
         finally:
+            watchdog.cancel()
             process.kill()
 
 
@@ -144,15 +147,10 @@ class Runner:
         words += ["--folder", str(folder), "--engine", self._engine]
         words += [word for case in self._cases for word in ("--case", case)]
         words += ["--verbose"] if self._verbose else []
-        with in_fresh_namespaces(words) as process:
-            watchdog = threading.Timer(time_limit(fixture), process.kill)
-            watchdog.start()
-            try:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    yield line.rstrip("\n")
-            finally:
-                watchdog.cancel()
+        with in_fresh_namespaces(words, time_limit(fixture)) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                yield line.rstrip("\n")
 
     def _add(self, result: Result, line: str) -> None:
         result.lines.append(line)

@@ -281,6 +281,11 @@ def read_yaml(path: Path) -> Data:
         raise FixtureError(f"{path}: {error}") from error
 
 
+def read_stream(path: Path) -> list[dict[str, Data]]:
+    """All documents in the file."""
+    return [each for each in YAML(typ="safe", pure=True).load_all(path.read_text(encoding="utf-8")) if each]
+
+
 def _as(data: Data, kind: Any, where: str) -> Any:
     try:
         return msgspec.convert(data, type=kind)

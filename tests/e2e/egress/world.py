@@ -42,6 +42,7 @@ class Outside:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self.pid = process.pid
 
     def order(self, order: Mapping[str, Any]) -> Any:
         """Send one order, see `outside.py`; gives what it answers."""

@@ -1,0 +1,1 @@
+"""Measure our proxy beside HAProxy and Envoy, in turns, in one run."""
