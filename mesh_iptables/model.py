@@ -94,8 +94,9 @@ class Socket(Value):
 
 
 class ConnState(Value):
-    """The state of the connection is one of `states`, asked by the match `module` (`state` or `conntrack`)."""
+    """The state of the connection is one of `states`; `module` is the match that asks, which makes no difference."""
 
+    _silent = ("module",)
     states: tuple[str, ...]
     module: Literal["state", "conntrack"] = "conntrack"
     negated: bool = False

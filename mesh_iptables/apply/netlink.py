@@ -24,6 +24,7 @@ REQUEST, ACKNOWLEDGE, DUMP, CREATE_NEW = 0x1, 0x4, 0x300, 0x600
 NEW_ROUTE, DELETE_ROUTE, GET_ROUTE = 24, 25, 26
 NEW_RULE, DELETE_RULE, GET_RULE = 32, 33, 34
 GET_NFT_TABLE = 10 << 8 | 1
+TABLE_NAME, TABLE_FLAGS = 1, 2
 AF: dict[Family, int] = {"ipv4": 2, "ipv6": 10}
 NFT_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 
@@ -176,12 +177,19 @@ def _compact(table: int) -> int:
 
 def nft_tables() -> frozenset[tuple[str, str]]:
     """Family (`ip`, `ip6`, `inet` …) and name of every nf_tables table; none where the kernel has no nf_tables."""
+    return frozenset(nft_table_flags())
+
+
+def nft_table_flags() -> dict[tuple[str, str], int]:
+    """The same tables, each with its flags: 1 for one that is switched off."""
     try:
         with Netlink(NETLINK_NETFILTER) as link:
             bodies = link.ask(GET_NFT_TABLE, DUMP, bytes(4))
     except OSError:
-        return frozenset()
-    return frozenset(
-        (NFT_FAMILIES.get(body[0], "?"), _attributes(body[4:])[1].rstrip(b"\0").decode(errors="replace"))
-        for body in bodies
-    )
+        return {}
+    tables = {}
+    for body in bodies:
+        found = _attributes(body[4:])
+        name = found[TABLE_NAME].rstrip(b"\0").decode(errors="replace")
+        tables[NFT_FAMILIES.get(body[0], "?"), name] = int.from_bytes(found.get(TABLE_FLAGS, b""))
+    return tables

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PROGRAM: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 LEGACY_NAMES: dict[Family, str] = {"ipv4": "/proc/net/ip_tables_names", "ipv6": "/proc/net/ip6_tables_names"}
 NFT_FAMILY: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
+LACKING_RIGHT = ("Permission denied", "Operation not permitted", "must be root", "lock file")
 TABLES = frozenset({"filter", "mangle", "nat", "raw", "security"})
 
 
@@ -56,7 +57,7 @@ class RestoreBackend:
         try:
             self._commit(before, changes)
         except ApplyError:
-            lesser = _without_socket_match(wanted)
+            lesser = without_socket_match(wanted)
             if lesser is None:
                 raise
             changes = _changes(before, lesser)
@@ -144,7 +145,7 @@ def _changes(before: State, wanted: Ruleset) -> Changes:
     return {family: table_changes(family, before[family], saved_lines(wanted, family)) for family in FAMILIES}
 
 
-def _without_socket_match(ruleset: Ruleset) -> Ruleset | None:
+def without_socket_match(ruleset: Ruleset) -> Ruleset | None:
     """The rules without those that ask for a socket, as the script goes on where the kernel cannot; None if none do."""
     from mesh_iptables.model import Socket
     from mesh_iptables.ruleset import Ruleset
@@ -187,7 +188,7 @@ def refusal(program: str, result: Result, stdin: str) -> ApplyError | MachineErr
     """What a program's complaint means: which line it refused, or which right it lacks."""
     complaint = next((line for line in result.stderr.splitlines() if line.strip()), f"ended with {result.status}")
     reason = complaint.partition(": ")[2] or complaint
-    if "Permission denied" in result.stderr or "must be root" in result.stderr or "lock file" in result.stderr:
+    if any(words in result.stderr for words in LACKING_RIGHT):
         return MachineError(f"{program}: {reason}; {_remedy(program, result.stderr)}")
     number = _line_number(result.stderr)
     lines = stdin.split("\n")
@@ -205,7 +206,7 @@ def _remedy(program: str, stderr: str) -> str:
 
 
 def _line_number(stderr: str) -> int:
-    """The line a restore program names: "Error occurred at line: 5", "line 5 failed", "Bad argument … line 5"."""
-    _, _, behind = stderr.replace(":", " ").partition("line ")
+    """The line a program names: "Error occurred at line: 5", "line 5 failed", "… line 5", "/dev/stdin:5:1-9: …"."""
+    _, _, behind = stderr.replace(":", " ").replace("/dev/stdin ", "line ").partition("line ")
     number = next(iter(behind.split()), "")
     return int(number) if number.isdigit() else 0

@@ -36,18 +36,17 @@ ALL_PORTS = (0, 0xFFFF)
 def network_text(network: Network) -> str:
     """`10.0.0.0/8`, or `10.0.5.0/255.0.255.0` where the mask has holes."""
     if network.version == 6:
-        return f"{_ipv6_text(network.address)}/{network.mask.bit_count()}"
+        return f"{address_text(6, network.address)}/{network.mask.bit_count()}"
     mask = network.mask
     prefix = mask.bit_count()
     holes = mask != 0xFFFFFFFF << (32 - prefix) & 0xFFFFFFFF
-    return f"{_ipv4_text(network.address)}/{_ipv4_text(mask) if holes else prefix}"
+    return f"{address_text(4, network.address)}/{address_text(4, mask) if holes else prefix}"
 
 
-def _ipv4_text(address: int) -> str:
-    return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
-
-
-def _ipv6_text(address: int) -> str:
+def address_text(version: int, address: int) -> str:
+    """`10.0.0.1` or `fd00::1`."""
+    if version == 4:
+        return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
     import _socket
 
     return _socket.inet_ntop(_socket.AF_INET6, address.to_bytes(16))
