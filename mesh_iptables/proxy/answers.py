@@ -1,0 +1,107 @@
+"""Answer heads: those of a site on their way to the client, and those the proxy makes itself. Pure."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from mesh_iptables.policy.model import NO_HEADER_OPERATIONS, HeaderOperations, HeaderStyle
+from mesh_iptables.proxy.headers import operate, response_fields, without
+from mesh_iptables.proxy.http1 import CHUNKED, UNTIL_CLOSE, Fields, ResponseHead
+
+
+class AnswerHead:
+    """A final answer for a client, without what changes from one request to the next (date, timing)."""
+
+    __slots__ = ("_encoded", "dated", "fields", "framing", "reason", "status")
+
+    def __init__(self, status: int, reason: str, fields: Fields, framing: int) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields  # framing fields included, except `transfer-encoding`
+        self.framing = CHUNKED if framing == UNTIL_CLOSE else framing
+        self.dated = any(name == "date" for name, _ in fields)
+        self._encoded: bytes | None = None
+
+    def http1(self, *, minor: int, coded: bool) -> bytes:
+        """Status line and fields, without the empty line; `coded`: announce the chunked coding."""
+        if minor == 1 and not coded:
+            if self._encoded is None:
+                self._encoded = self._encode("HTTP/1.1", "")
+            return self._encoded
+        return self._encode(f"HTTP/1.{minor}", "transfer-encoding: chunked\r\n" if coded else "")
+
+    def _encode(self, version: str, framing: str) -> bytes:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in self.fields])
+        return f"{version} {self.status} {self.reason}\r\n{lines}{framing}".encode("latin-1")
+
+
+def reason_phrase(status: int) -> str:
+    """Envoy's words; it has none for what it does not know."""
+    if status == 418:
+        return "Unknown"
+    try:
+        return _PHRASES.get(status) or HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+_PHRASES = {413: "Payload Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Entity"}
+
+
+def proxied(
+    head: ResponseHead,
+    style: HeaderStyle,
+    *operations: HeaderOperations,
+) -> AnswerHead:
+    """A site's answer as the client gets it."""
+    fields = response_fields(head)
+    for operation in operations:
+        if operation is not NO_HEADER_OPERATIONS:
+            fields = operate(fields, operation)
+    if style is HeaderStyle.ENVOY:
+        fields = [*without(fields, ("server", "x-envoy-upstream-service-time")), ("server", "envoy")]
+    return AnswerHead(head.status, head.reason, fields, head.framing)
+
+
+def switching(head: ResponseHead, style: HeaderStyle) -> AnswerHead:
+    """A 101 answer."""
+    answer = proxied(head, style)
+    answer.fields += [("connection", "Upgrade"), ("upgrade", head.upgrade or "websocket")]
+    return answer
+
+
+class LocalReply:
+    """An answer of the proxy's own, with what the log says about it.
+
+    `closes`: the connection cannot be used after it. `flags` are Envoy's response flags.
+    """
+
+    __slots__ = ("closes", "detail", "fields", "flags", "status", "text")
+
+    def __init__(
+        self,
+        status: int,
+        text: str = "",
+        *,
+        flags: str = "",
+        detail: str = "",
+        closes: bool = False,
+        fields: Fields | None = None,
+    ) -> None:
+        self.status = status
+        self.text = text
+        self.flags = flags
+        self.detail = detail
+        self.closes = closes
+        self.fields = fields or []
+
+    def head(self, style: HeaderStyle) -> AnswerHead:
+        """As it goes to the client; nothing in it tells more than the status does."""
+        fields: Fields = list(self.fields)
+        if self.text:
+            fields += [("content-length", str(len(self.text.encode()))), ("content-type", "text/plain")]
+        if style is HeaderStyle.ENVOY:
+            fields.append(("server", "envoy"))
+        else:
+            fields = [field for field in fields if not field[0].startswith("x-envoy-")]
+        return AnswerHead(self.status, reason_phrase(self.status), fields, len(self.text.encode()))

@@ -1,0 +1,449 @@
+"""A cluster at work: its hosts, who of them gets the next request, how many may be under way, who is ejected.
+
+Names are resolved elsewhere (`Names`); a cluster is told the outcome. HTTP connections wait in a `Pool` for their
+next request, one pool per host (and server name, where TLS takes it from the request), whatever client
+connection the request comes from.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from mesh_iptables.policy.model import Cluster, ClusterKind, Endpoint, TlsOrigination
+from mesh_iptables.proxy.balance import Strategy, strategy_for
+from mesh_iptables.proxy.wire import Address, Failure, Handler, Outside, TlsClient, Wire
+
+_SWEEP = 30.0  # seconds between looks at idle connections
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The outcome of a look-up. `failed`: no answer could be had, which says nothing about the name."""
+
+    addresses: tuple[str, ...] = ()
+    failed: bool = False
+
+
+class Names(Protocol):
+    """Resolves host names and keeps them fresh."""
+
+    def watch(self, name: str, told: Callable[[Resolution], None]) -> Callable[[], None]:
+        """Tell now and whenever it changes what `name` resolves to; the result ends that."""
+
+    def resolve(self, name: str, told: Callable[[Resolution], None]) -> None:
+        """Tell once, perhaps within this call."""
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What a request or connection brings along that matters for choosing a host."""
+
+    original: Address
+    name: str = ""  # the host of the request, or the SNI; without a port
+    digest: int | None = None
+
+
+class Host:
+    """One address of a cluster."""
+
+    __slots__ = (
+        "active",
+        "address",
+        "connections",
+        "ejected_until",
+        "ejections",
+        "key",
+        "pools",
+        "row_5xx",
+        "row_gateway",
+        "weight",
+    )
+
+    def __init__(self, address: Address, weight: int = 1) -> None:
+        self.address = address
+        self.weight = weight
+        self.key = f"{address[0]}:{address[1]}"
+        self.active = 0  # requests, or connections of TCP chains
+        self.connections = 0
+        self.row_5xx = 0
+        self.row_gateway = 0
+        self.ejections = 0
+        self.ejected_until = 0.0
+        self.pools: dict[str, Pool] = {}
+
+
+class Pooled(Protocol):
+    """An upstream connection that can carry requests."""
+
+    idle_since: float
+
+    def close(self) -> None:
+        """End it; nobody uses it."""
+
+
+class Waiter(Protocol):
+    """Wants a connection for one request. Exactly one of the two is called, once."""
+
+    def ready(self, connection: Pooled, host: Host) -> None:
+        """Here it is; hand it back with `Pool.release`, or `Pool.gone` when it ended."""
+
+    def refused(self, host: Host | None, failure: Failure | None, detail: str) -> None:
+        """There is none. Without a host nobody was there to ask (`no healthy upstream`)."""
+
+
+ConnectionMaker = Callable[["Pool"], Pooled]
+"""Begins to connect for a pool, which hears of the outcome by `opened` or `failed`."""
+
+
+class Pool:
+    """Connections to one host, and the requests that wait for one."""
+
+    __slots__ = ("cluster", "connecting", "host", "idle", "name", "open", "waiting")
+
+    def __init__(self, cluster: ClusterState, host: Host, name: str) -> None:
+        self.cluster = cluster
+        self.host = host
+        self.name = name
+        self.idle: list[Pooled] = []
+        self.waiting: deque[Waiter] = deque()
+        self.connecting = 0
+        self.open = 0
+
+    def request(self, waiter: Waiter) -> None:
+        """An idle connection at once, or a place in the queue."""
+        cluster = self.cluster
+        limits = cluster.config.limits
+        if self.idle:
+            if cluster.requests >= limits.max_requests:
+                waiter.refused(self.host, Failure.OVERFLOW, "overflow")
+                return
+            self._give(self.idle.pop(), waiter)
+            return
+        if cluster.pending >= limits.max_pending_requests:
+            waiter.refused(self.host, Failure.OVERFLOW, "overflow")
+            return
+        cluster.pending += 1
+        self.waiting.append(waiter)
+        self._connect()
+
+    def forget(self, waiter: Waiter) -> None:
+        """A waiter that gave up."""
+        try:
+            self.waiting.remove(waiter)
+        except ValueError:
+            return
+        self.cluster.pending -= 1
+
+    def _connect(self) -> None:
+        cluster = self.cluster
+        while self.connecting < len(self.waiting):
+            # the first connection of a pool is made whatever the limit says, or nothing would ever move
+            if cluster.connections >= cluster.config.limits.max_connections and self.open:
+                return
+            self.connecting += 1
+            self.open += 1
+            cluster.connections += 1
+            self.host.connections += 1
+            cluster.make(self)
+
+    def _give(self, connection: Pooled, waiter: Waiter) -> None:
+        self.cluster.requests += 1
+        self.host.active += 1
+        waiter.ready(connection, self.host)
+
+    def opened(self, connection: Pooled) -> None:
+        """A connection is there."""
+        self.connecting -= 1
+        self._place(connection)
+
+    def _place(self, connection: Pooled) -> None:
+        cluster = self.cluster
+        while self.waiting:
+            waiter = self.waiting.popleft()
+            cluster.pending -= 1
+            if cluster.requests < cluster.config.limits.max_requests:
+                self._give(connection, waiter)
+                return
+            waiter.refused(self.host, Failure.OVERFLOW, "overflow")
+        connection.idle_since = cluster.outside.now
+        if cluster.retired:
+            connection.close()
+        else:
+            self.idle.append(connection)
+            cluster.keep_tidy()
+
+    def failed(self, failure: Failure, detail: str) -> None:
+        """A connection could not be made: all who wait for this host are told, as Envoy does."""
+        self.connecting -= 1
+        self.gone()
+        waiting, self.waiting = self.waiting, deque()
+        self.cluster.pending -= len(waiting)
+        for waiter in waiting:
+            waiter.refused(self.host, failure, detail)
+
+    def finished(self) -> None:
+        """A request is over, whatever becomes of its connection."""
+        self.cluster.requests -= 1
+        self.host.active -= 1
+
+    def release(self, connection: Pooled) -> None:
+        """A connection is free for the next request."""
+        self._place(connection)
+
+    def gone(self) -> None:
+        """A connection has ended."""
+        self.open -= 1
+        self.host.connections -= 1
+        self.cluster.connections -= 1
+        self._connect()
+        self.cluster.tidy_host(self.host)
+
+    def drop_idle(self, before: float) -> None:
+        """Close connections that wait since before `before`."""
+        idle, self.idle = self.idle, []
+        for connection in idle:
+            if connection.idle_since < before:
+                connection.close()
+            else:
+                self.idle.append(connection)
+
+
+class ClusterState:
+    """One cluster of the policy in force."""
+
+    def __init__(self, config: Cluster, outside: Outside, names: Names, make: ConnectionMaker) -> None:
+        self.config = config
+        self.outside = outside
+        self.make = make
+        self.connections = 0
+        self.pending = 0
+        self.requests = 0
+        self.retries = 0
+        self.retired = False
+        self._names = names
+        self._sweeping = False
+        self._unwatch: list[Callable[[], None]] = []
+        self._strategy: Strategy[Host] = strategy_for(config.lb, outside.chance)
+        self._by_address: dict[Address, Host] = {}
+        self._hosts: list[Host] = []
+        self._resolved: dict[Endpoint, tuple[str, ...]] = {}
+        self._ejections_due = 0.0
+        self.ejected = 0
+        self._start()
+
+    def _start(self) -> None:
+        match self.config.kind:
+            case ClusterKind.STATIC:
+                self._set_hosts([((item.address, item.port), item.weight) for item in self.config.endpoints])
+            case ClusterKind.STRICT_DNS | ClusterKind.LOGICAL_DNS:
+                for endpoint in self.config.endpoints:
+                    self._watch(endpoint)
+            case ClusterKind.ORIGINAL_DST | ClusterKind.FORWARD:
+                pass  # hosts come with the requests
+
+    def _watch(self, endpoint: Endpoint) -> None:
+        def told(resolution: Resolution) -> None:
+            self._told(endpoint, resolution)
+
+        self._unwatch.append(self._names.watch(endpoint.address, told))
+
+    def _told(self, endpoint: Endpoint, resolution: Resolution) -> None:
+        logical = self.config.kind is ClusterKind.LOGICAL_DNS
+        addresses = resolution.addresses
+        if resolution.failed or (logical and not addresses):
+            return  # the last good answer stays
+        self._resolved[endpoint] = addresses[:1] if logical else addresses
+        self._set_hosts(
+            [((address, item.port), item.weight) for item, found in self._resolved.items() for address in found]
+        )
+
+    def _set_hosts(self, wanted: list[tuple[Address, int]]) -> None:
+        known = self._by_address
+        self._by_address = {address: known.get(address) or Host(address, weight) for address, weight in wanted}
+        self._hosts = list(self._by_address.values())
+        for address, host in known.items():
+            if address not in self._by_address:
+                self._drop(host)
+
+    def _drop(self, host: Host) -> None:
+        for pool in host.pools.values():
+            pool.drop_idle(float("inf"))
+
+    # --- choosing -----------------------------------------------------------------------------------------
+
+    def choose(self, wanted: Wanted, chosen: Callable[[Host | None], None]) -> None:
+        """Give the host for a request or connection, None when there is none; perhaps not before this returns."""
+        match self.config.kind:
+            case ClusterKind.ORIGINAL_DST:
+                address, port = wanted.original
+                chosen(self._host_at((address, self.config.port_override or port)))
+            case ClusterKind.FORWARD:
+                self._forward(wanted, chosen)
+            case _:
+                chosen(self._pick(wanted.digest))
+
+    def _forward(self, wanted: Wanted, chosen: Callable[[Host | None], None]) -> None:
+        def told(resolution: Resolution) -> None:
+            if resolution.addresses:
+                chosen(self._host_at((resolution.addresses[0], self.config.port_override or wanted.original[1])))
+            else:
+                chosen(None)
+
+        if wanted.name:
+            self._names.resolve(wanted.name, told)
+        else:
+            chosen(None)
+
+    def _host_at(self, address: Address) -> Host:
+        host = self._by_address.get(address)
+        if host is None:
+            host = self._by_address[address] = Host(address)
+        return host
+
+    def _pick(self, digest: int | None) -> Host | None:
+        hosts = self._hosts
+        if self.ejected:
+            hosts = self._healthy()
+        return self._strategy.pick(hosts, digest) if hosts else None
+
+    def pool_for(self, host: Host, name: str) -> Pool:
+        """The pool of a host; `name` counts only where TLS takes its server name from the request."""
+        tls = self.config.tls
+        key = name if tls is not None and tls.sni_from_host else ""
+        pool = host.pools.get(key)
+        if pool is None:
+            pool = host.pools[key] = Pool(self, host, key)
+        return pool
+
+    def tidy_host(self, host: Host) -> None:
+        """Hosts that came with a request go with their last connection, pools without one go too."""
+        for key in [key for key, pool in host.pools.items() if not (pool.open or pool.waiting)]:
+            del host.pools[key]
+        if not host.connections and not host.active and not host.pools and host not in self._hosts:
+            self._by_address.pop(host.address, None)
+
+    # --- outlier detection --------------------------------------------------------------------------------
+
+    def report(self, host: Host, status: int) -> None:
+        """The outcome of a request; a failed connection counts as 503."""
+        outlier = self.config.outlier
+        if outlier is None:
+            return
+        host.row_5xx = host.row_5xx + 1 if status >= 500 else 0
+        host.row_gateway = host.row_gateway + 1 if status in (502, 503, 504) else 0
+        if (outlier.consecutive_5xx and host.row_5xx >= outlier.consecutive_5xx) or (
+            outlier.consecutive_gateway_errors and host.row_gateway >= outlier.consecutive_gateway_errors
+        ):
+            self._eject(host)
+
+    def _eject(self, host: Host) -> None:
+        outlier = self.config.outlier
+        assert outlier is not None
+        host.row_5xx = host.row_gateway = 0
+        if host.ejected_until or 100 * (self.ejected + 1) > outlier.max_ejection_percent * len(self._hosts):
+            return
+        self.ejected += 1
+        host.ejections += 1
+        host.ejected_until = self.outside.now + outlier.base_ejection_time * host.ejections
+        if self.ejected == 1:
+            self.outside.call_later(outlier.interval, self._review)
+
+    def _review(self) -> None:
+        """Let those back in whose time is over; they are looked at once per interval."""
+        outlier = self.config.outlier
+        assert outlier is not None
+        now = self.outside.now
+        for host in self._hosts:
+            if host.ejected_until and host.ejected_until <= now:
+                host.ejected_until = 0.0
+        self.ejected = sum(1 for host in self._hosts if host.ejected_until)
+        if self.ejected and not self.retired:
+            self.outside.call_later(outlier.interval, self._review)
+
+    def _healthy(self) -> list[Host]:
+        healthy = [host for host in self._hosts if not host.ejected_until]
+        minimum = self.config.outlier.min_health_percent if self.config.outlier else 0
+        # with too few left, all are used: better a bad host than the load of all on the rest
+        return self._hosts if 100 * len(healthy) < minimum * len(self._hosts) else healthy
+
+    # --- upkeep -------------------------------------------------------------------------------------------
+
+    def keep_tidy(self) -> None:
+        """See to it that idle connections are closed in time."""
+        if not self._sweeping:
+            self._sweeping = True
+            self.outside.call_later(min(_SWEEP, max(1.0, self.config.http_idle_timeout / 2)), self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        before = self.outside.now - self.config.http_idle_timeout
+        for pool in self._pools():
+            pool.drop_idle(before)
+        if self.connections and not self.retired:
+            self.keep_tidy()
+
+    def retire(self) -> None:
+        """Another policy is in force: requests under way may finish, idle connections end now."""
+        self.retired = True
+        for stop in self._unwatch:
+            stop()
+        for pool in self._pools():
+            pool.drop_idle(float("inf"))
+
+    def _pools(self) -> list[Pool]:
+        return [pool for host in list(self._by_address.values()) for pool in list(host.pools.values())]
+
+    @property
+    def hosts(self) -> list[Host]:
+        """For dumps."""
+        return list(self._by_address.values())
+
+
+def tls_client(tls: TlsOrigination, name: str, alpn: tuple[str, ...] = ()) -> TlsClient:
+    """What to ask of TLS for a request to host `name` (empty on TCP chains)."""
+    sni = name if tls.sni_from_host and name else tls.sni
+    names = tls.sans or ((name,) if tls.verify_host and name else ())
+    return TlsClient(tls.certificate, tls.private_key, tls.ca_file, sni or None, names, tls.verify, alpn)
+
+
+class Clusters:
+    """All clusters of one policy, made when first used, except those whose names must be resolved beforehand."""
+
+    def __init__(self, configs: Mapping[str, Cluster], outside: Outside, names: Names, make: ConnectionMaker) -> None:
+        self._configs = configs
+        self._outside = outside
+        self._names = names
+        self._make = make
+        self._states: dict[str, ClusterState] = {}
+
+    def start(self) -> None:
+        """Begin to resolve names."""
+        for name, config in self._configs.items():
+            if config.kind in (ClusterKind.STRICT_DNS, ClusterKind.LOGICAL_DNS):
+                self.get(name)
+
+    def get(self, name: str) -> ClusterState | None:
+        """None when the policy has no such cluster."""
+        state = self._states.get(name)
+        if state is None and name in self._configs:
+            state = ClusterState(self._configs[name], self._outside, self._names, self._make)
+            self._states[name] = state
+        return state
+
+    def retire(self) -> None:
+        """See `ClusterState.retire`."""
+        for state in self._states.values():
+            state.retire()
+
+    def __iter__(self) -> Iterator[ClusterState]:
+        return iter(list(self._states.values()))
+
+
+def open_tcp(cluster: ClusterState, host: Host, handler: Handler, source: str | None = None) -> Wire:
+    """Begin to connect for a TCP chain."""
+    tls = cluster.config.tls
+    client = tls_client(tls, "") if tls is not None else None
+    return cluster.outside.connect(host.address, handler, cluster.config.connect_timeout, client, source)

@@ -1,0 +1,359 @@
+"""A client's HTTP/1.x connection: requests one after the other, each answered before the next is begun.
+
+Pipelined requests wait in `_buffer`, so answers cannot change places. Whether the connection outlives an answer is
+decided when its head is sent: not if the request was not read to its end by then, as what follows could not be told
+from its body. Such a connection is closed after the client had time to read the answer.
+"""
+
+from __future__ import annotations
+
+from mesh_iptables.proxy.answers import AnswerHead, LocalReply
+from mesh_iptables.proxy.exchange import Exchange, Surroundings
+from mesh_iptables.proxy.http1 import (
+    CHUNKED,
+    LAST_CHUNK,
+    BodyReader,
+    Malformed,
+    ResponseHead,
+    body_reader,
+    chunk,
+    encode_head,
+    head_end,
+    may_begin_request,
+)
+from mesh_iptables.proxy.router import Plan, Router, malformed_reply
+from mesh_iptables.proxy.sniff import H2_PREFACE
+from mesh_iptables.proxy.upstream import Http1Upstream
+from mesh_iptables.proxy.wire import Address, Failure, Timer, Wire
+
+_WAITING_LIMIT = 65536  # bytes of pipelined requests that are read ahead
+_HEAD_SLACK = 4096  # what line ends and blanks may add to the limit of a head
+_CLOSE_DELAY = 1.0  # seconds to read the last answer before the connection goes
+_TUNNEL_IDLE = 3600.0
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HttpConnection:
+    """Owns the client's wire; is the `Client` of one `Exchange` at a time."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_close",
+        "_coded",
+        "_exchange",
+        "_is_head",
+        "_minor",
+        "_original",
+        "_peer",
+        "_pumping",
+        "_router",
+        "_shut",
+        "_silent",
+        "_sni",
+        "_surroundings",
+        "_timer",
+        "_wire",
+        "last_used",
+    )
+
+    def __init__(
+        self, surroundings: Surroundings, router: Router, wire: Wire, peer: Address, original: Address, sni: str = ""
+    ) -> None:
+        self._surroundings = surroundings
+        self._router = router
+        self._wire = wire
+        self._peer = peer
+        self._original = original
+        self._sni = sni
+        self._buffer = b""
+        self._exchange: Exchange | None = None
+        self._body: BodyReader | None = None  # of the request that is being read
+        self._pumping = False
+        self._is_head = False
+        self._minor = 1
+        self._coded = False  # the answer uses the chunked coding
+        self._close = False  # after the current answer
+        self._shut = False  # no further request is read
+        self._silent = False  # the client sends no more
+        self._timer: Timer | None = None
+        self.last_used = surroundings.outside.now
+
+    # --- events of the wire -------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        pass  # it was, before we got it
+
+    def received(self, data: bytes) -> None:
+        if self._shut:
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        self._pump()
+
+    def _pump(self) -> None:
+        """Read on as far as the bytes and the order of answers allow."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._buffer and not self._shut:
+                if self._body is not None:
+                    self._read_body(self._body)
+                elif self._exchange is not None:
+                    if len(self._buffer) > _WAITING_LIMIT:
+                        self._wire.pause()
+                    break
+                elif not self._begin():
+                    break
+        finally:
+            self._pumping = False
+
+    def _begin(self) -> bool:
+        """Begin with the request at the front of the buffer, if its head is there."""
+        data = self._buffer
+        end = head_end(data)
+        if end < 0 or data[0] in b"\r\n":
+            return self._incomplete(data)
+        if self._timer is not None:
+            self._cancel_timer()
+        try:
+            plan = self._router.plan(data[:end])
+        except Malformed as error:
+            if H2_PREFACE.startswith(data[: len(H2_PREFACE)]):
+                return self._turn_to_http2(data)
+            self._refuse(malformed_reply(error))
+            return False
+        self._buffer = data[end:]
+        self._start(plan)
+        return True
+
+    def _start(self, plan: Plan) -> None:
+        head = plan.head
+        self._is_head = head.method == "HEAD"
+        self._minor = head.minor
+        self._close = not head.keep_alive
+        self.last_used = self._surroundings.outside.now
+        exchange = self._exchange = Exchange(
+            self._surroundings, self._router, self, plan, self._peer, self._original, self._sni
+        )
+        if head.framing == 0 or head.upgrade == "websocket":
+            exchange.begin(b"", ended=True)
+            return
+        if plan.wants_continue:
+            self._wire.send(_CONTINUE)
+        self._body = body_reader(head.framing)
+        # what came along of the body is read first when it saves a second send; a refusal must not wait for it
+        if plan.reply is None and self._buffer:
+            self._begin_with_body(exchange, self._body)
+        else:
+            exchange.begin(b"", ended=False)
+
+    def _begin_with_body(self, exchange: Exchange, body: BodyReader) -> None:
+        try:
+            payload = body.feed(self._buffer)
+        except Malformed as error:
+            self._malformed_body(error)
+            return
+        ended = body.rest is not None
+        self._buffer = body.rest or b""
+        if ended:
+            self._body = None
+        exchange.begin(payload, ended)
+
+    def _incomplete(self, data: bytes) -> bool:
+        """Judge a head that is not complete; True when something was done about it."""
+        stripped = data.lstrip(b"\r\n")
+        if len(stripped) < len(data):  # empty lines before a request are harmless (RFC 9112, 2.2)
+            self._buffer = stripped
+            return bool(stripped)
+        if not may_begin_request(data) and not H2_PREFACE.startswith(data):
+            self._refuse(malformed_reply(Malformed("not HTTP")))
+        elif len(data) > self._router.behaviour.max_header_bytes + _HEAD_SLACK:
+            error = Malformed("headers too large", 431, "Request Header Fields Too Large")
+            self._refuse(malformed_reply(error))
+        elif self._timer is None:
+            timeout = self._router.behaviour.header_timeout
+            if timeout:
+                self._timer = self._surroundings.outside.call_later(timeout, self._head_timed_out)
+        return False
+
+    def _head_timed_out(self) -> None:
+        self._timer = None
+        self._refuse(LocalReply(408, "Request Timeout", flags="DT", detail="request_header_timeout", closes=True))
+
+    def _read_body(self, body: BodyReader) -> None:
+        data, self._buffer = self._buffer, b""
+        try:
+            payload = body.feed(data)
+        except Malformed as error:
+            self._malformed_body(error)
+            return
+        ended = body.rest is not None
+        if ended:
+            self._buffer = body.rest or b""
+            self._body = None
+        if self._exchange is not None and (payload or ended):
+            self._exchange.body(payload, ended)
+
+    def _malformed_body(self, error: Malformed) -> None:
+        exchange, self._exchange = self._exchange, None
+        answered = self._coded or exchange is None
+        if exchange is not None:
+            exchange.client_gone()
+        if answered:
+            self._wire.close()
+            self._shut = True
+        else:
+            self._refuse(malformed_reply(error))
+
+    def _refuse(self, reply: LocalReply) -> None:
+        """Answer what is no request, and close."""
+        self._surroundings.stats.count_request(reply.status)
+        self._is_head, self._minor, self._close = False, 1, True
+        self.reply(reply, reply.head(self._router.style), f"date: {self._surroundings.outside.date()}\r\n")
+        self._surroundings.refused(reply, self._peer, self._original, self._sni)
+
+    def _turn_to_http2(self, data: bytes) -> bool:
+        if not data.startswith(H2_PREFACE):
+            return False
+        from mesh_iptables.proxy.http2 import Http2Connection  # few clients speak it in clear text
+
+        self._shut = True
+        connection = Http2Connection(self._surroundings, self._router, self._wire, self._peer, self._original)
+        self._wire.handler = connection
+        connection.received(data)
+        return False
+
+    def ended(self) -> None:
+        self._silent = True
+        if self._exchange is None:
+            self._wire.close()
+        elif self._body is not None:  # the rest of the request will never come
+            self._gone()
+            self._wire.close()
+        else:
+            self._close = True  # the answer may still be read
+
+    def broken(self, failure: Failure, detail: str) -> None:  # noqa: ARG002
+        self._gone()
+
+    def _gone(self) -> None:
+        self._shut = True
+        self._cancel_timer()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    def drained(self) -> None:
+        if self._exchange is not None:
+            self._exchange.client_drained()
+
+    def retire(self) -> None:
+        """No further request: an idle connection goes now, a busy one after its answer."""
+        self._close = True
+        if self._exchange is None and not self._shut and not self._buffer:
+            self._shut = True
+            self._wire.close()
+
+    # --- commands of the exchange -------------------------------------------------------------------------
+
+    @property
+    def unsent(self) -> int:
+        return self._wire.unsent
+
+    def interim(self, head: ResponseHead) -> None:
+        if self._minor == 1:
+            self._wire.send(encode_head(f"HTTP/1.1 {head.status} {head.reason}", head.fields))
+
+    def answer(self, head: AnswerHead, extra: str, payload: bytes, ended: bool) -> None:
+        chunked = head.framing == CHUNKED and self._minor == 1
+        if head.framing == CHUNKED and self._minor == 0:
+            self._close = True  # only the end of the connection can end such a body
+        self._coded = chunked and not self._is_head
+        self._send_head(head, extra, payload, chunked, ended)
+        if ended:
+            self._answered()
+
+    def _send_head(self, head: AnswerHead, extra: str, payload: bytes, chunked: bool, ended: bool) -> None:
+        if self._body is not None:
+            self._close = True
+        close = "connection: close\r\n" if self._close else ""
+        start = head.http1(minor=self._minor, coded=chunked)
+        if self._is_head:
+            payload = b""
+        elif self._coded:
+            payload = self._encoded(payload, ended)
+        self._wire.send(b"%b%b\r\n%b" % (start, (extra + close).encode("latin-1"), payload))
+
+    def _encoded(self, payload: bytes, ended: bool) -> bytes:
+        coded = chunk(payload) if payload else b""
+        return coded + LAST_CHUNK if ended else coded
+
+    def answer_body(self, payload: bytes, ended: bool) -> None:
+        if not self._is_head:
+            self._wire.send(self._encoded(payload, ended) if self._coded else payload)
+        if ended:
+            self._answered()
+
+    def reply(self, reply: LocalReply, head: AnswerHead, extra: str) -> None:
+        self._close = self._close or reply.closes
+        bodiless = reply.status in (204, 304)
+        chunked = self._is_head and not reply.text and not bodiless  # as Envoy answers a HEAD without a length
+        if not reply.text and not self._is_head and not bodiless:
+            extra += "content-length: 0\r\n"
+        self._coded = False
+        self._send_head(head, extra, reply.text.encode(), chunked, ended=True)
+        self._answered()
+
+    def _answered(self) -> None:
+        """The answer has been given; on to the next request, or to the end."""
+        self._exchange = None
+        self._coded = False
+        if self._close:
+            self._finish()
+            return
+        if self._buffer and not self._pumping:
+            self._wire.resume()
+            self._surroundings.outside.call_later(0.0, self._pump)
+
+    def _finish(self) -> None:
+        """Close, but not before the client has read the answer: unread bytes would turn the close into a reset."""
+        self._shut = True
+        if self._silent or (self._body is None and not self._buffer):
+            self._wire.close()
+            return
+        self._buffer, self._body = b"", None
+        self._wire.finish()
+        self._wire.resume()
+        self._timer = self._surroundings.outside.call_later(_CLOSE_DELAY, self._wire.close)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def break_off(self) -> None:
+        self._exchange = None
+        self._shut = True
+        self._wire.close()
+
+    def switch(self, head: AnswerHead, extra: str, upstream: Http1Upstream, rest: bytes) -> None:
+        self._exchange = None
+        self._shut = True
+        start = head.http1(minor=1, coded=False)
+        self._wire.send(b"%b%b\r\n%b" % (start, extra.encode("latin-1"), rest))
+        wire = upstream.surrender()
+        if self._buffer:
+            wire.send(self._buffer)
+
+        def done(up: int, down: int) -> None:  # noqa: ARG001
+            upstream.surrendered_ended()
+
+        self._surroundings.outside.relay(self._wire, wire, done, _TUNNEL_IDLE)
+
+    def pause_body(self) -> None:
+        self._wire.pause()
+
+    def resume_body(self) -> None:
+        if not self._shut:
+            self._wire.resume()

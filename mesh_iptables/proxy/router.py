@@ -1,0 +1,219 @@
+"""From a request's head to what shall be done with it. Pure, and remembered: many requests begin alike.
+
+`Router.plan` is all that a request costs before it is sent on: the head is checked, its rule is found and the head
+for the upstream is written. Plans hold nothing that differs between two requests with the same head, so that a
+`Plan` may serve both; what does differ (request id, attempt, chance) is the `Exchange`'s.
+"""
+
+from __future__ import annotations
+
+from mesh_iptables.policy.model import (
+    NO_HEADER_OPERATIONS,
+    Behaviour,
+    DirectResponse,
+    ExpectContinue,
+    HeaderStyle,
+    Redirect,
+    WeightedCluster,
+)
+from mesh_iptables.policy.routing import (
+    Deny,
+    Reason,
+    Request,
+    Routed,
+    RouteIndex,
+    redirect_location,
+    rewritten_target,
+    without_port,
+)
+from mesh_iptables.proxy.answers import AnswerHead, LocalReply, proxied
+from mesh_iptables.proxy.headers import framing_fields, operate, request_fields, without
+from mesh_iptables.proxy.http1 import CHUNKED, Fields, Malformed, RequestHead, ResponseHead, parse_request_head
+from mesh_iptables.proxy.paths import normalised, split_absolute
+from mesh_iptables.proxy.upstream import OutgoingHead
+
+_MEMO_SIZE = 1024
+_MEMO_HEAD = 2048  # bytes
+
+_BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+
+
+class Plan:
+    """What one request head leads to: a `reply`, or a `routed` rule to follow."""
+
+    __slots__ = ("_heads", "_router", "head", "reason", "reply", "request", "routed", "wants_continue", "wants_id")
+
+    def __init__(self, router: Router, head: RequestHead, request: Request) -> None:
+        self._router = router
+        self.head = head
+        self.request = request
+        self.routed: Routed | None = None
+        self.reply: LocalReply | None = None
+        self.reason: Reason | None = None
+        self.wants_id = "x-request-id" not in head.names
+        self.wants_continue = False  # the proxy itself says 100
+        self._heads: dict[int, OutgoingHead] = {}
+
+    @property
+    def host(self) -> str:
+        """The host asked for, without port, in lower case."""
+        return without_port(self.request.authority).lower()
+
+    def outgoing(self, target: WeightedCluster) -> OutgoingHead:
+        """The head for an upstream."""
+        head = self._heads.get(id(target))
+        if head is None:
+            head = self._heads[id(target)] = self._router.outgoing(self, target)
+        return head
+
+    def suffix(self, attempt: int) -> str:
+        """Field lines that Envoy adds to every try."""
+        lines = ""
+        if self._router.behaviour.attempt_count_header:
+            lines = f"x-envoy-attempt-count: {attempt}\r\n"
+        if self.routed is not None and self._router.envoy_headers:
+            rule = self.routed.rule
+            seconds = (rule.retry.per_try_timeout if rule.retry else 0) or rule.timeout
+            if seconds:
+                lines += f"x-envoy-expected-rq-timeout-ms: {round(seconds * 1000)}\r\n"
+        return lines
+
+
+class Router:
+    """Requests of the HTTP chains that share one route table."""
+
+    def __init__(self, routes: RouteIndex, behaviour: Behaviour) -> None:
+        self._routes = routes
+        self.behaviour = behaviour
+        self.style = behaviour.header_style
+        self.envoy_headers = behaviour.header_style is HeaderStyle.ENVOY
+        self._plans: dict[bytes, Plan] = {}
+        self._answers: dict[int, tuple[ResponseHead, AnswerHead]] = {}
+
+    def plan(self, data: bytes) -> Plan:
+        """For a whole HTTP/1.x head; raises Malformed."""
+        plan = self._plans.get(data)
+        if plan is None:
+            behaviour = self.behaviour
+            head = parse_request_head(data, limit=behaviour.max_header_bytes, count=behaviour.max_headers)
+            plan = self.plan_for(head)
+            if len(data) <= _MEMO_HEAD:
+                if len(self._plans) >= _MEMO_SIZE:
+                    self._plans.clear()
+                self._plans[data] = plan
+        return plan
+
+    def plan_for(self, head: RequestHead) -> Plan:
+        """For a checked head, of whatever protocol."""
+        plan = Plan(self, head, _request(head, normalise=self.behaviour.normalise_path))
+        plan.reply = self._refusal(plan)
+        if plan.reply is None:
+            self._follow(plan)
+        expects = (head.get("expect") or "").lower() == "100-continue"
+        plan.wants_continue = expects and self.behaviour.expect_continue is ExpectContinue.ANSWER
+        return plan
+
+    def _refusal(self, plan: Plan) -> LocalReply | None:
+        """What is answered whatever the policy says, in the order in which Envoy looks."""
+        head, target = plan.head, plan.request.target
+        if head.minor == 0 and not self.behaviour.accept_http_10:
+            return LocalReply(426, "Upgrade Required", flags="DPE", detail="low_version", closes=True)
+        if "host" not in head.names and split_absolute(head.target) is None:
+            return LocalReply(400, detail="missing_host_header", closes=True)
+        if head.method == "CONNECT":
+            return LocalReply(404, flags="NR", detail="route_not_found", closes=True)
+        if not target.startswith("/"):
+            return LocalReply(404, flags="NR", detail="route_not_found")
+        if "#" in target:
+            return LocalReply(400, detail="path_normalization_failed", closes=True)
+        if head.upgrade not in ("", "websocket", "h2c"):
+            return LocalReply(403, detail="upgrade_failed", closes=True)
+        return None
+
+    def _follow(self, plan: Plan) -> None:
+        found = self._routes.route_for(plan.request)
+        plan.reason = found.reason
+        if isinstance(found, Deny):
+            plan.reply = LocalReply(404, flags="NR", detail="route_not_found")
+            return
+        plan.routed = found
+        action = found.rule.action
+        operations = found.rule.response_headers
+        if isinstance(action, Redirect):
+            request = plan.request
+            location = redirect_location(action, request.scheme, request.authority, request.target)
+            fields = operate([("location", location)], operations)
+            plan.reply = LocalReply(action.status, detail="direct_response", fields=fields)
+        elif isinstance(action, DirectResponse):
+            plan.reply = LocalReply(
+                action.status, action.body, detail="direct_response", fields=operate([], operations)
+            )
+
+    def outgoing(self, plan: Plan, target: WeightedCluster) -> OutgoingHead:
+        """The head that goes to `target`."""
+        assert plan.routed is not None
+        head, request, rule = plan.head, plan.request, plan.routed.rule
+        fields = request_fields(head.fields)
+        if plan.wants_continue:
+            fields = without(fields, ("expect",))
+        for operations in (target.request_headers, rule.request_headers):
+            if operations is not NO_HEADER_OPERATIONS:
+                fields = operate(fields, operations)
+        if "x-forwarded-proto" not in head.names:
+            fields.append(("x-forwarded-proto", "http"))
+        path = rewritten_target(rule, request.target)
+        authority = target.authority or (rule.rewrite.authority if rule.rewrite else None) or request.authority
+        if self.envoy_headers:
+            fields = _originals(fields, request, path, authority)
+        upgrade = "websocket" if head.upgrade == "websocket" else ""
+        return OutgoingHead(head.method, path, authority, fields + _framing(head, upgrade), head.framing, upgrade)
+
+    def answer(self, plan: Plan, target: WeightedCluster, head: ResponseHead) -> AnswerHead:
+        """A site's answer as the client gets it; remembered like a plan while nothing is changed for one rule."""
+        assert plan.routed is not None
+        rule = plan.routed.rule
+        if target.response_headers is not NO_HEADER_OPERATIONS or rule.response_headers is not NO_HEADER_OPERATIONS:
+            return proxied(head, self.style, target.response_headers, rule.response_headers)
+        known = self._answers.get(id(head))
+        if known is not None and known[0] is head:
+            return known[1]
+        answer = proxied(head, self.style)
+        if len(self._answers) >= _MEMO_SIZE:
+            self._answers.clear()
+        self._answers[id(head)] = (head, answer)  # holding the head keeps its id from being reused
+        return answer
+
+
+def _request(head: RequestHead, *, normalise: bool) -> Request:
+    """The request as rules see it; an absolute-form target overrides Host."""
+    authority, target = head.get("host") or "", head.target
+    if not target.startswith("/"):
+        absolute = split_absolute(target) if head.method != "CONNECT" else None
+        if absolute is not None:
+            authority, target = absolute
+    if normalise and target.startswith("/") and head.method != "CONNECT":
+        target = normalised(target)
+    return Request(head.method, authority, target, head.fields)
+
+
+def _originals(fields: Fields, request: Request, path: str, authority: str) -> Fields:
+    """Say what a rewrite has replaced."""
+    added: Fields = []
+    if path != request.target:
+        added.append(("x-envoy-original-path", request.target))
+    if authority != request.authority:
+        added.append(("x-envoy-original-host", request.authority))
+    return without(fields, [name for name, _ in added]) + added if added else fields
+
+
+def _framing(head: RequestHead, upgrade: str) -> Fields:
+    if upgrade:
+        return [("connection", "Upgrade"), ("upgrade", upgrade)]
+    if head.framing == CHUNKED or head.framing > 0 or "content-length" in head.names:
+        return framing_fields(head.framing)
+    return [] if head.method in _BODILESS else framing_fields(0)
+
+
+def malformed_reply(error: Malformed) -> LocalReply:
+    """What a client gets whose request no parser should have to guess at."""
+    return LocalReply(error.status, error.body, flags="DPE", detail=f"codec_error: {error.detail}", closes=True)

@@ -1,0 +1,458 @@
+"""The proxy's one thread: sockets, timers, signals. Carries out what the state machines ask for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from socket import SocketType
+
+from mesh_iptables.errors import MeshIptablesError
+from mesh_iptables.policy.engine import PolicyIndex
+from mesh_iptables.policy.model import DefaultAction, EgressPolicy
+from mesh_iptables.proxy.access_log import Formatter, LogFormat, Record
+from mesh_iptables.proxy.admin import AdminConnection
+from mesh_iptables.proxy.cluster import Clusters, Pool, Pooled
+from mesh_iptables.proxy.connection import Active, Connection
+from mesh_iptables.proxy.dns import Resolver
+from mesh_iptables.proxy.dns_socket import SocketAsker
+from mesh_iptables.proxy.exchange import Surroundings
+from mesh_iptables.proxy.headers import RequestIds
+from mesh_iptables.proxy.inbound import InboundSession
+from mesh_iptables.proxy.listeners import Listening, Role
+from mesh_iptables.proxy.log_file import LogFile
+from mesh_iptables.proxy.loop import LEVEL_READ, Loop, LoopTimer
+from mesh_iptables.proxy.original_dst import plain, read_original_dst
+from mesh_iptables.proxy.relay import PipePool, Relay
+from mesh_iptables.proxy.resolv import ResolvConf, parse_hosts, parse_resolv_conf
+from mesh_iptables.proxy.sockets import SocketWire
+from mesh_iptables.proxy.stats import Stats
+from mesh_iptables.proxy.tunnel import Tunnel
+from mesh_iptables.proxy.upstream import Http1Upstream
+from mesh_iptables.proxy.wire import Address, Failure, Handler, TlsClient, Wire
+
+_ACCEPTS_PER_ROUND = 64
+_ACCEPT_PAUSE = 0.2  # seconds without descriptors to spare
+_SWEEP = 30.0  # seconds between looks for idle relays
+_FLUSH = 0.1  # seconds an access log line may wait
+_SPARE_FDS = 128  # for DNS, pipes, admin
+_RESOLV_CONF, _HOSTS = "/etc/resolv.conf", "/etc/hosts"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the runtime behaves, beside its policy; `drain` and `idle` are seconds."""
+
+    access_log: str = "-"
+    log_format: LogFormat = LogFormat.TEXT
+    identity: str = ""
+    max_connections: int = 0  # 0: as many as there are descriptors for
+    drain: float = 5.0
+
+
+class Runtime:
+    """Implements `wire.Outside`. `load` reads and compiles the policy anew; it may raise MeshIptablesError."""
+
+    def __init__(
+        self, policy: EgressPolicy, load: Callable[[], EgressPolicy], listening: list[Listening], settings: Settings
+    ) -> None:
+        self._load = load
+        self._settings = settings
+        self._listening = listening
+        self.loop = Loop()
+        self.stats = Stats()
+        self.started = time.time()
+        self.chance = random.Random().random
+        self.pipes = PipePool()
+        self._relays: set[Relay] = set()
+        self._open: set[Wire] = set()
+        self._inbound: dict[Address, InboundSession] = {}
+        self._local: dict[str, bool] = {}
+        self.inbound_by_loopback = False
+        self._own_ports = frozenset(item.port for item in listening)
+        self._max_connections = settings.max_connections or _descriptor_budget()
+        self._log = LogFile(settings.access_log) if settings.access_log else None
+        self._formatter = Formatter(settings.log_format, settings.identity)
+        self._date = (0, "")
+        self.draining = False
+        self._paused: LoopTimer | None = None
+        self.policy = policy
+        self._resolver = Resolver(self, SocketAsker(self.loop), ResolvConf(), {}, refresh=policy.behaviour.dns_refresh)
+        self.active = self._activate(policy)
+
+    # --- the policy ---------------------------------------------------------------------------------------
+
+    def _activate(self, policy: EgressPolicy) -> Active:
+        self._read_resolver_files()
+        self._resolver.refresh = policy.behaviour.dns_refresh
+        self._resolver.ipv6 = policy.behaviour.ipv6
+        clusters = Clusters(policy.clusters, self, self._resolver, _make_upstream)
+        surroundings = Surroundings(self, clusters, self.stats, RequestIds(), self._log is not None)
+        return Active(PolicyIndex(policy), surroundings)
+
+    def _read_resolver_files(self) -> None:
+        self._resolver.conf = parse_resolv_conf(_read(_RESOLV_CONF))
+        self._resolver.hosts = parse_hosts(_read(_HOSTS))
+
+    def reload(self) -> None:
+        """Take a changed policy into use; connections under way go on with the one they began with."""
+        try:
+            policy = self._load()
+        except (MeshIptablesError, OSError) as error:
+            self.stats.reload_failures += 1
+            say(f"policy not reloaded, the running one stays in force: {error}")
+            return
+        old = self.active
+        self.policy = policy
+        self.active = self._activate(policy)
+        self.active.surroundings.clusters.start()
+        old.surroundings.clusters.retire()
+        self.stats.reloads += 1
+        say("policy reloaded")
+
+    # --- running ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        for item in self._listening:
+            self.loop.watch(item.sock.fileno(), self._acceptor(item), LEVEL_READ)
+        self.loop.call_soon(self.active.surroundings.clusters.start)
+        self.loop.call_later(_SWEEP, self._sweep)
+        self._watch_signals()
+        self.loop.run()
+        if self._log is not None:
+            self._log.flush()
+
+    def _watch_signals(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, lambda _number, _frame: None)
+        self._signal_sockets = ours, theirs
+        self.loop.watch(ours.fileno(), self._signalled, LEVEL_READ)
+
+    def _signalled(self, _events: int) -> None:
+        for number in self._signal_sockets[0].recv(64):
+            if number == signal.SIGHUP:
+                self.reload()
+                self._reopen_log()
+            elif number == signal.SIGUSR1:
+                self._reopen_log()
+            else:
+                self.stop()
+
+    def _reopen_log(self) -> None:
+        if self._log is not None and self._settings.access_log != "-":
+            try:
+                self._log.reopen()
+            except OSError as error:
+                say(f"access log not reopened: {error}")
+
+    def stop(self) -> None:
+        """Accept no more, let what is under way end; asked a second time, end at once."""
+        if self.draining:
+            self.loop.stop()
+            return
+        self.draining = True
+        for item in self._listening:
+            if item.role is not Role.ADMIN:
+                self.loop.forget(item.sock.fileno())
+                item.sock.close()
+        for wire in list(self._open):
+            retire = getattr(wire.handler, "retire", None)
+            if retire is not None:
+                retire()
+        self.loop.call_later(self._settings.drain, self.loop.stop)
+        self._check_drained()
+
+    def _check_drained(self) -> None:
+        if not self.stats.active:
+            self.loop.stop()
+        else:
+            self.loop.call_later(0.05, self._check_drained)
+
+    # --- accepting ----------------------------------------------------------------------------------------
+
+    def _acceptor(self, item: Listening) -> Callable[[int], None]:
+        take = {Role.OUTBOUND: self._outbound, Role.INBOUND: self._inbound_only, Role.ADMIN: self._administer}
+        serve, listener, own = take[item.role], item.sock, item.own
+
+        def accept(_events: int) -> None:
+            for _ in range(_ACCEPTS_PER_ROUND):
+                try:
+                    sock, peer = listener.accept()
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                        self._pause_accepting()
+                    return  # else: that client has gone again
+                sock.setblocking(False)
+                serve(sock, plain(peer), own)
+                if self.stats.active >= self._max_connections:
+                    self._pause_accepting()
+                    return
+
+        return accept
+
+    def _pause_accepting(self) -> None:
+        """Leave new connections to the kernel's queue until some have ended."""
+        if self._paused is not None:
+            return
+        self.stats.closed_by_limit += 1
+        for item in self._listening:
+            self.loop.forget(item.sock.fileno())
+        self._paused = self.loop.call_later(_ACCEPT_PAUSE, self._resume_accepting)
+
+    def _resume_accepting(self) -> None:
+        self._paused = None
+        if self.draining:
+            return
+        if self.stats.active >= self._max_connections:
+            self._paused = self.loop.call_later(_ACCEPT_PAUSE, self._resume_accepting)
+            return
+        for item in self._listening:
+            self.loop.watch(item.sock.fileno(), self._acceptor(item), LEVEL_READ)
+
+    def _outbound(self, sock: SocketType, peer: Address, own: bool) -> None:
+        try:
+            original = read_original_dst(sock)
+        except OSError:
+            sock.close()
+            return
+        self.stats.accepted += 1
+        if own and original[1] not in self._own_ports and self._is_local(original[0]):
+            self._pass_inbound(sock, peer, original)
+            return
+        wire = self._adopt(sock, peer)
+        connection = Connection(self.active, wire, peer, original)
+        wire.handler = connection
+        wire.watch()
+        connection.accepted()
+
+    def _adopt(self, sock: SocketType, peer: Address) -> SocketWire:
+        wire = SocketWire(self.loop, sock, _NOBODY, peer)
+        self.stats.active += 1
+        wire.gone = self._gone
+        self._open.add(wire)
+        return wire
+
+    def _gone(self, wire: SocketWire) -> None:
+        self._open.discard(wire)
+        self.stats.active -= 1
+
+    def _inbound_only(self, sock: SocketType, peer: Address, own: bool) -> None:
+        try:
+            original = read_original_dst(sock)
+        except OSError:
+            sock.close()
+            return
+        self.stats.accepted += 1
+        if original[1] in self._own_ports or (own and not self._is_local(original[0])):
+            self.stats.loops += 1
+            sock.close()
+            return
+        self._pass_inbound(sock, peer, original)
+
+    def _pass_inbound(self, sock: SocketType, peer: Address, original: Address) -> None:
+        looped = self._inbound.get(peer)
+        if looped is not None:  # our own connection to the app came back to us by the rules
+            self.stats.loops += 1
+            sock.close()
+            looped.looped()
+            return
+        wire = self._adopt(sock, peer)
+        session = InboundSession(self, wire, peer, original, logging=self._log is not None)
+        wire.handler = session.client
+        wire.watch()
+        session.begin()
+
+    def claim_source(self, source: Address, session: InboundSession) -> None:
+        """Remember that the connection from `source` is our own."""
+        self._inbound[source] = session
+
+    def release_source(self, source: Address) -> None:
+        """Forget it."""
+        self._inbound.pop(source, None)
+
+    def _is_local(self, address: str) -> bool:
+        known = self._local.get(address)
+        if known is None:
+            if len(self._local) >= 4096:
+                self._local.clear()
+            known = self._local[address] = _can_bind(address)
+        return known
+
+    def _administer(self, sock: SocketType, peer: Address, _own: bool) -> None:
+        wire = SocketWire(self.loop, sock, _NOBODY, peer)
+        wire.handler = AdminConnection(self, wire)
+        wire.watch()
+
+    # --- wire.Outside -------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        return self.loop.now
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> LoopTimer:
+        return self.loop.call_later(seconds, call)
+
+    def connect(
+        self, address: Address, handler: Handler, timeout: float, tls: TlsClient | None, source: str | None = None
+    ) -> Wire:
+        if tls is not None:
+            from mesh_iptables.proxy.tls import TlsWire  # loading `ssl` takes longer than a small proxy needs to start
+
+            wire = TlsWire(self, tls, handler, address, timeout)
+            wire.start(self._connect(address, wire, timeout, source))
+            return wire
+        return self._connect(address, handler, timeout, source)
+
+    def _connect(self, address: Address, handler: Handler, timeout: float, source: str | None) -> SocketWire:
+        wire = SocketWire(self.loop, None, handler, address)
+        try:
+            if address[1] in self._own_ports and self._is_local(address[0]):
+                self.stats.loops += 1
+                raise OSError(errno.ELOOP, "own listener")
+            wire.sock = sock = _stream_socket(address[0])
+            if source is not None:
+                sock.bind((source, 0))
+            error = sock.connect_ex(address)
+            if error not in (0, errno.EINPROGRESS):
+                raise OSError(error, os.strerror(error))
+        except OSError as error:
+            reason = errno.errorcode.get(error.errno or 0, "failed")
+            self.loop.call_soon(lambda: wire.fail(Failure.CONNECT, reason))
+            return wire
+        self.stats.upstream_connections += 1
+        wire.await_connect(timeout)
+        return wire
+
+    def relay(self, client: Wire, upstream: Wire, done: Callable[[int, int], None], idle: float) -> None:
+        if not (isinstance(client, SocketWire) and isinstance(upstream, SocketWire)):
+            Tunnel(self, client, upstream, done, idle).start()
+            return
+        unsent_down, unsent_up = client.take_unsent(), upstream.take_unsent()
+        counted = client.gone is not None
+        first, second = client.detach(), upstream.detach()
+        if first is None or second is None:
+            for sock in (first, second):
+                if sock is not None:
+                    self.loop.close(sock)
+            done(0, 0)
+            return
+        self._open.discard(client)
+        relay = Relay(self, first, second, done, idle, counted=counted)
+        self._relays.add(relay)
+        relay.start(unsent_up, unsent_down)
+
+    def relay_over(self, relay: Relay) -> None:
+        """See `relay.Keeper`."""
+        self._relays.discard(relay)
+        if relay.counted:
+            self.stats.active -= 1
+
+    def _sweep(self) -> None:
+        self.loop.call_later(_SWEEP, self._sweep)
+        self._local.clear()  # addresses come and go
+        for relay in list(self._relays):
+            relay.idle += 1
+            if relay.idle_limit and relay.idle * _SWEEP > relay.idle_limit + _SWEEP:
+                relay.abort()
+        before = self.loop.now - _CLIENT_IDLE
+        for wire in list(self._open):
+            if getattr(wire.handler, "last_used", self.loop.now) < before:
+                retire = getattr(wire.handler, "retire", None)
+                if retire is not None:
+                    retire()
+
+    def date(self) -> str:
+        second = int(time.time())
+        if second != self._date[0]:
+            self._date = second, time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second))
+        return self._date[1]
+
+    def log(self, record: Record) -> None:
+        if self._log is None:
+            return
+        record.started = time.time() - record.seconds
+        if self._log.write(self._formatter.line(record)):
+            self.loop.call_later(_FLUSH, self._flush)
+
+    def _flush(self) -> None:
+        if self._log is not None:
+            self._log.flush()
+            if self._log.waiting:
+                self.loop.call_later(_FLUSH, self._flush)
+
+
+_CLIENT_IDLE = 3600.0  # seconds without a request on an HTTP connection
+
+
+class _Nobody:
+    """Handler of a wire that has none yet."""
+
+    def connected(self) -> None: ...
+    def received(self, data: bytes) -> None: ...
+    def ended(self) -> None: ...
+    def broken(self, failure: Failure, detail: str) -> None: ...
+    def drained(self) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
+def _make_upstream(pool: Pool) -> Pooled:
+    return Http1Upstream(pool)
+
+
+def _stream_socket(address: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _can_bind(address: str) -> bool:
+    """Whether an address is one of this network namespace's own."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _descriptor_budget() -> int:
+    """Raise the limit of open files as far as allowed; how many connections (two sockets each) fit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(1, (hard - _SPARE_FDS) // 2)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def say(text: str) -> None:
+    """One line about the run."""
+    print(f"mesh-iptables: proxy: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def opens_outbound(policy: EgressPolicy) -> bool:
+    """Whether the redirect port is opened at all under this policy."""
+    return policy.default is not DefaultAction.REFUSE

@@ -1,0 +1,318 @@
+"""An HTTP/1.1 connection to a site: one request at a time, its answer taken apart. No I/O of its own."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mesh_iptables.proxy.cluster import Pool, tls_client
+from mesh_iptables.proxy.http1 import (
+    CHUNKED,
+    HEAD_LIMIT,
+    LAST_CHUNK,
+    BodyReader,
+    Fields,
+    Malformed,
+    ResponseHead,
+    UntilCloseBody,
+    body_reader,
+    chunk,
+    head_end,
+    parse_response_head,
+)
+from mesh_iptables.proxy.wire import Failure, Wire
+
+_MEMO_SIZE = 1024
+_MEMO_HEAD = 2048  # bytes; larger heads are rarely the same twice
+
+
+class OutgoingHead:
+    """A request head for an upstream; what is the same for many requests is encoded once."""
+
+    __slots__ = ("_encoded", "authority", "fields", "framing", "method", "target", "upgrade")
+
+    def __init__(
+        self, method: str, target: str, authority: str, fields: Fields, framing: int, upgrade: str = ""
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.authority = authority
+        self.fields = fields  # without host; framing and upgrade fields included
+        self.framing = framing
+        self.upgrade = upgrade
+        self._encoded: bytes | None = None
+
+    def http1(self, extra: str) -> bytes:
+        """The head for HTTP/1.1; `extra` are further field lines."""
+        start = self._encoded
+        if start is None:
+            lines = "".join([f"{name}: {value}\r\n" for name, value in self.fields])
+            text = f"{self.method} {self.target} HTTP/1.1\r\nhost: {self.authority}\r\n{lines}"
+            start = self._encoded = text.encode("latin-1")
+        return b"%b%b\r\n" % (start, extra.encode("latin-1"))
+
+
+class Receiver(Protocol):
+    """Whoever sent a request."""
+
+    def interim(self, head: ResponseHead) -> None:
+        """An 1xx answer, which is not the last."""
+
+    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+        """The head, with as much of the body as came along."""
+
+    def answer_body(self, payload: bytes, ended: bool) -> None:
+        """More of the body."""
+
+    def switched(self, head: ResponseHead, connection: Http1Upstream, rest: bytes) -> None:
+        """101: the wire now belongs to the receiver (`Http1Upstream.surrender`)."""
+
+    def upstream_failed(self, failure: Failure, detail: str) -> None:
+        """No (complete) answer will come."""
+
+    def upstream_drained(self) -> None:
+        """The upstream has taken all that was sent."""
+
+
+class Http1Upstream:
+    """Owned by its pool while idle, by a `Receiver` from `start` to the end of the answer or `cancel`."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_chunked",
+        "_is_head",
+        "_keep",
+        "_opened",
+        "_pool",
+        "_receiver",
+        "_request_done",
+        "idle_since",
+        "served",
+        "wire",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._receiver: Receiver | None = None
+        self._buffer = b""
+        self._body: BodyReader | None = None
+        self._is_head = False
+        self._chunked = False
+        self._keep = True
+        self._opened = False
+        self._request_done = True
+        self.idle_since = 0.0
+        self.served = 0
+        cluster = pool.cluster
+        tls = cluster.config.tls
+        client = tls_client(tls, pool.name, ("http/1.1",)) if tls is not None else None
+        self.wire: Wire = cluster.outside.connect(pool.host.address, self, cluster.config.connect_timeout, client)
+
+    # --- the request --------------------------------------------------------------------------------------
+
+    def start(self, receiver: Receiver, head: OutgoingHead, extra: str, body: bytes, ended: bool) -> None:
+        """Send a request; `body` is what of it is there already."""
+        self._receiver = receiver
+        self._is_head = head.method == "HEAD"
+        self._chunked = head.framing == CHUNKED
+        self._keep = True
+        self._request_done = ended
+        self.served += 1
+        data = head.http1(extra)
+        if body or (ended and self._chunked):
+            data += self._encoded(body, ended)
+        self.wire.send(data)
+
+    def send_body(self, data: bytes, ended: bool) -> None:
+        """More of the request's body."""
+        self._request_done = ended
+        self.wire.send(self._encoded(data, ended))
+
+    def _encoded(self, data: bytes, ended: bool) -> bytes:
+        if not self._chunked:
+            return data
+        coded = chunk(data) if data else b""
+        return coded + LAST_CHUNK if ended else coded
+
+    def cancel(self) -> None:
+        """The receiver wants no answer any more; the connection cannot be used again."""
+        if self._receiver is not None:
+            self._receiver = None
+            self.wire.abort()
+            self._pool.finished()
+            self._pool.gone()
+
+    def surrender(self) -> Wire:
+        """Give the wire away for good (after `switched`); the pool counts it until `surrendered_ended`."""
+        self._receiver = None
+        return self.wire
+
+    def surrendered_ended(self) -> None:
+        """A wire that was given away has ended."""
+        self._pool.finished()
+        self._pool.gone()
+
+    def close(self) -> None:
+        """End an idle connection."""
+        self.wire.close()
+        self._pool.gone()
+
+    @property
+    def unsent(self) -> int:
+        return self.wire.unsent
+
+    def pause(self) -> None:
+        self.wire.pause()
+
+    def resume(self) -> None:
+        self.wire.resume()
+
+    # --- events of the wire -------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        self._opened = True
+        self._pool.opened(self)
+
+    def drained(self) -> None:
+        if self._receiver is not None:
+            self._receiver.upstream_drained()
+
+    def ended(self) -> None:
+        body = self._body
+        if self._receiver is not None and isinstance(body, UntilCloseBody):
+            self._complete(b"")
+        else:
+            self.broken(Failure.TERMINATION, "upstream closed")
+
+    def broken(self, failure: Failure, detail: str) -> None:
+        if not self._opened:
+            self._pool.failed(failure, detail)
+            return
+        receiver, self._receiver = self._receiver, None
+        self.wire.close()
+        if receiver is None:
+            self._unlist()
+            self._pool.gone()
+            return
+        self._pool.finished()
+        receiver.upstream_failed(failure, detail)
+        self._pool.gone()
+
+    def _unlist(self) -> None:
+        if self in self._pool.idle:
+            self._pool.idle.remove(self)
+
+    def received(self, data: bytes) -> None:
+        if self._receiver is None:
+            self.broken(Failure.PROTOCOL, "bytes without a request")
+            return
+        try:
+            if self._body is None:
+                self._head(self._buffer + data if self._buffer else data)
+            else:
+                self._more(self._body, data)
+        except Malformed as error:
+            self._fail_protocol(error.detail)
+
+    def _fail_protocol(self, detail: str) -> None:
+        receiver, self._receiver = self._receiver, None
+        self.wire.abort()
+        self._pool.finished()
+        if receiver is not None:
+            receiver.upstream_failed(Failure.PROTOCOL, detail)
+        self._pool.gone()
+
+    # --- the answer ---------------------------------------------------------------------------------------
+
+    def _head(self, data: bytes) -> None:
+        while True:
+            end = head_end(data)
+            if end < 0:
+                self._incomplete(data)
+                return
+            head = _parsed(data[:end])
+            data = data[end:]
+            if head.status >= 200 or head.status == 101:
+                break
+            assert self._receiver is not None
+            self._receiver.interim(head)
+            if not data or self._receiver is None:
+                self._buffer = data
+                return
+        self._buffer = b""
+        self._final(head, data)
+
+    def _incomplete(self, data: bytes) -> None:
+        if len(data) > HEAD_LIMIT + 4096:
+            raise Malformed("response head too large")
+        if not b"HTTP/1.".startswith(data[:7]):
+            raise Malformed("not HTTP")
+        self._buffer = data
+
+    def _final(self, head: ResponseHead, data: bytes) -> None:
+        receiver = self._receiver
+        assert receiver is not None
+        if head.status == 101:
+            receiver.switched(head, self, data)
+            return
+        self._keep = head.keep_alive
+        framing = 0 if self._is_head else head.framing
+        if framing == len(data):  # all in one piece, the most frequent case
+            self._finish(receiver, head, data)
+            return
+        body = self._body = body_reader(framing)
+        payload = body.feed(data) if data else b""
+        if body.rest is None:
+            receiver.answered(head, payload, ended=False)
+        else:
+            self._keep = self._keep and not body.rest
+            self._finish(receiver, head, payload)
+
+    def _more(self, body: BodyReader, data: bytes) -> None:
+        payload = body.feed(data)
+        if body.rest is None:
+            if payload and self._receiver is not None:
+                self._receiver.answer_body(payload, ended=False)
+            return
+        self._keep = self._keep and not body.rest
+        self._complete(payload)
+
+    def _complete(self, payload: bytes) -> None:
+        receiver = self._receiver
+        self._free()
+        if receiver is not None:
+            receiver.answer_body(payload, ended=True)
+        self._hand_back()
+
+    def _finish(self, receiver: Receiver, head: ResponseHead, payload: bytes) -> None:
+        self._free()
+        receiver.answered(head, payload, ended=True)
+        self._hand_back()
+
+    def _free(self) -> None:
+        self._receiver = None
+        self._body = None
+        self._pool.finished()
+
+    def _hand_back(self) -> None:
+        limit = self._pool.cluster.config.limits.max_requests_per_connection
+        if self._keep and self._request_done and not (limit and self.served >= limit):
+            self._pool.release(self)
+        else:
+            self.wire.close()
+            self._pool.gone()
+
+
+_memo: dict[bytes, ResponseHead] = {}
+
+
+def _parsed(data: bytes) -> ResponseHead:
+    """Parsed heads are kept a while: a site's answers differ in few ways, and a `date` lives for a second."""
+    head = _memo.get(data)
+    if head is None:
+        head = parse_response_head(data)
+        if len(data) <= _MEMO_HEAD:
+            if len(_memo) >= _MEMO_SIZE:
+                _memo.clear()
+            _memo[data] = head
+    return head
