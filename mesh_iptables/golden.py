@@ -1,14 +1,15 @@
 """Golden files: the arguments of a dry run and the output it must have, in one file. Pure.
 
 Lines that begin with `# args:` hold, as a shell would read them, first settings of the environment (`NAME=value`),
-then the words behind `mesh-iptables render`; several such lines are one. Other `#` lines at the top are comments. What
-follows the head, to the byte, is the expected output.
+then the words behind `mesh-iptables render`; several such lines are one. Other `#` lines above them are comments. What
+follows the last of them, to the byte, is the expected output, which may begin with `#` itself.
 """
 
 from __future__ import annotations
 
 import difflib
 import shlex
+from itertools import takewhile
 
 from mesh_iptables.errors import UsageError
 from mesh_iptables.value import Value
@@ -34,9 +35,9 @@ class Case(Value):
 def parse_case(path: str, text: str) -> Case:
     """Read a golden file; raises UsageError where it holds no arguments."""
     lines = text.splitlines(keepends=True)
-    count = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    head = lines[:count]
-    arguments = [line.removeprefix(ARGUMENTS) for line in head if line.startswith(ARGUMENTS)]
+    top = takewhile(lambda line: line.startswith("#"), lines)
+    count = max((number for number, line in enumerate(top, 1) if line.startswith(ARGUMENTS)), default=0)
+    arguments = [line.removeprefix(ARGUMENTS) for line in lines[:count] if line.startswith(ARGUMENTS)]
     if not arguments:
         raise UsageError(f"{path}: has no '{ARGUMENTS}' line at its top; expected the words behind `render`")
     try:
@@ -49,7 +50,7 @@ def parse_case(path: str, text: str) -> Case:
         environment[name] = value
     while words and words[0] in PROGRAMS:
         words.pop(0)
-    return Case(path, "".join(head), environment, tuple(words), "".join(lines[count:]))
+    return Case(path, "".join(lines[:count]), environment, tuple(words), "".join(lines[count:]))
 
 
 def difference(case: Case, actual: str) -> str:

@@ -45,6 +45,7 @@ class RunOption(Value):
     words: tuple[str, ...]
     metavar: str
     help: str
+    choices: tuple[str, ...] = ()
 
 
 class Setting(Value):
@@ -62,6 +63,9 @@ class Request(Value):
 
 
 DIALECTS = ("istio-1.0", "istio-1.2x")
+FORMATS = ("shell", "restore", "nft", "json", "table")
+BACKENDS = ("auto", "restore", "nft", "iptc")
+FLAVOURS = ("legacy", "nft")
 CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
 SIDECAR_FILE = "/var/lib/istio/envoy/sidecar.env"
 
@@ -147,11 +151,11 @@ ISTIO_1_0 = (
 )
 
 RUN_OPTIONS = (
-    RunOption("dialect", ("--dialect",), "NAME", f"Whose rules: {' or '.join(DIALECTS)}."),
+    RunOption("dialect", ("--dialect",), "NAME", "Whose rules. Default: istio-1.0.", DIALECTS),
     RunOption("dry_run", ("-n", "--dry-run"), "", "Print the plan and touch nothing, as `render` does."),
-    RunOption("format", ("--format",), "NAME", "Of a printed plan: shell, restore, nft, json or table."),
-    RunOption("backend", ("--backend",), "NAME", "The way into the kernel: auto, restore, nft or iptc."),
-    RunOption("iptables", ("--iptables",), "NAME", "Flavour of iptables-restore: legacy or nft."),
+    RunOption("format", ("--format",), "NAME", "How a plan is printed. Default: shell.", FORMATS),
+    RunOption("backend", ("--backend",), "NAME", "The way into the kernel. Default: auto.", BACKENDS),
+    RunOption("iptables", ("--iptables",), "NAME", "Flavour of the restore programs.", FLAVOURS),
     RunOption("wait", ("--wait",), "SECONDS", "How long to wait for another run or tool to end. Default: 30."),
     RunOption("netns", ("--netns",), "NAME|PATH", "Act in this network namespace."),
     RunOption("host", ("--host",), "", "Allow to act in the machine's first network namespace."),
@@ -180,6 +184,8 @@ def split_words(words: Sequence[str], rules: Sequence[Option] = ISTIO_1_0) -> Re
             given[option.name] = Setting(value or "", word)
         elif not option.metavar and value is not None:
             raise UsageError(f"{word}: takes no value, and {shown(value)} was given")
+        elif isinstance(option, RunOption) and option.choices and value not in option.choices:
+            raise UsageError(f"{word}: {shown(value or '')} is not one of {', '.join(option.choices)}")
         else:
             run[option.name] = value or ""
     return Request(given, run)

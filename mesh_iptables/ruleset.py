@@ -88,18 +88,22 @@ class Ruleset:
         key = (operation.family, operation.table, operation.chain)
         if key not in self.chains and operation.chain not in BUILT_IN:
             raise Refused(f"there is no chain {operation.chain}")
-        rules = self.chains.setdefault(key, [])
-        rule, target = operation.rule, operation.rule.target
         if operation.verb == "delete":
-            if rule not in rules:
-                raise Refused(f"chain {operation.chain} has no such rule")
-            rules.remove(rule)
-            if not rules and operation.chain in BUILT_IN:
-                del self.chains[key]
+            self._delete_rule(key, operation.rule)
             return
+        target = operation.rule.target
         if isinstance(target, Jump) and (operation.family, operation.table, target.chain) not in self.chains:
             raise Refused(f"there is no chain {target.chain} to jump to")
-        rules.insert(len(rules) if operation.verb == "append" else operation.position - 1, rule)
+        rules = self.chains.setdefault(key, [])
+        rules.insert(len(rules) if operation.verb == "append" else operation.position - 1, operation.rule)
+
+    def _delete_rule(self, key: Key, rule: Rule) -> None:
+        rules = self.chains.get(key, [])
+        if rule not in rules:
+            raise Refused(f"chain {key[2]} has no such rule")
+        rules.remove(rule)
+        if not rules and key[2] in BUILT_IN:
+            del self.chains[key]
 
     def _is_referenced(self, key: Key) -> bool:
         family, table, chain = key

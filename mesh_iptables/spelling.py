@@ -67,7 +67,7 @@ def parse_port(text: str, names: Names) -> int:
     if number is None and is_word(text):
         number = names.service(text)
     if number is None:
-        raise Misspelt("is not a port: expected a number from 0 to 65535 or a name from /etc/services")
+        raise Misspelt("is not a port; expected a number from 0 to 65535 or a name from /etc/services")
     return number
 
 
@@ -77,7 +77,7 @@ def parse_port_range(text: str, names: Names) -> PortRange:
     low = parse_port(low_text, names) if low_text or not colon else 0
     high = low if not colon else parse_port(high_text, names) if high_text else MAX_PORT
     if low > high:
-        raise Misspelt("is a range whose end is below its start: expected low:high")
+        raise Misspelt("is a range whose end is below its start; expected low:high")
     return PortRange(low, high, text)
 
 
@@ -87,7 +87,7 @@ def parse_redirect_ports(text: str, names: Names) -> PortRange:
     first, last = parse_number(low, MAX_PORT), parse_number(high, MAX_PORT)
     if dash and first is not None:
         if last is None or last < first:
-            raise Misspelt("is not a range of ports: expected low-high with numbers up to 65535")
+            raise Misspelt("is not a range of ports; expected low-high with numbers up to 65535")
         return PortRange(first, last, text)
     port = parse_port(text, names)
     return PortRange(port, port, text)
@@ -123,7 +123,7 @@ def _parse_mask(text: str) -> int:
     octets = [parse_number(part, 255) for part in text.split(".")]
     mask = _join(octets)
     if len(octets) != 4 or mask is None:
-        raise Misspelt("has no mask behind its '/': expected 0 to 32 or four numbers like 255.255.0.0")
+        raise Misspelt("has no mask behind its '/'; expected 0 to 32 or four numbers like 255.255.0.0")
     return mask
 
 
@@ -133,15 +133,15 @@ def _parse_host(text: str, names: Names) -> tuple[int, ...]:
     if address is not None:
         return (address,)
     if ":" in text:
-        raise Misspelt("is IPv6, and this dialect captures IPv4 only: expected a network like 10.0.0.0/8")
+        raise Misspelt("is IPv6, and this dialect captures IPv4 only; expected a network like 10.0.0.0/8")
     if not is_word(text):
-        raise Misspelt("is not a network: expected one like 10.0.0.0/8, an address or a host name")
+        raise Misspelt("is not a network; expected one like 10.0.0.0/8, an address or a host name")
     if not text.strip("0123456789xX."):
         return (_inet_aton(text),)
     network = names.network(text)
     found = (network,) if network is not None else names.hosts(text)
     if not found:
-        raise Misspelt("cannot be resolved to an IPv4 address: expected a network like 10.0.0.0/8 or a known host name")
+        raise Misspelt("cannot be resolved to an IPv4 address; expected a network like 10.0.0.0/8 or a known host name")
     return found
 
 
@@ -161,7 +161,7 @@ def _inet_aton(text: str) -> int:
     try:
         return int.from_bytes(_socket.inet_aton(text))
     except OSError:
-        raise Misspelt("is not an address: expected four numbers up to 255 like 10.1.2.3") from None
+        raise Misspelt("is not an address; expected four numbers up to 255 like 10.1.2.3") from None
 
 
 def parse_owner(kind: OwnerKind, text: str, names: Names) -> Owner:
@@ -171,12 +171,12 @@ def parse_owner(kind: OwnerKind, text: str, names: Names) -> Owner:
     if low is not None:
         high = low if split == len(text) else parse_number(text[split + 1 :], MAX_OWNER)
         if high is None or high < low:
-            raise Misspelt(f"is not a range of {kind}s: expected low-high")
+            raise Misspelt(f"is not a range of {kind}s; expected low-high")
         return Owner(kind, low, high, spelled=text)
     found = (names.user if kind == "uid" else names.group)(text) if is_word(text) else None
     if found is None:
         what = "user" if kind == "uid" else "group"
-        raise Misspelt(f"is no {what} here: expected a number up to {MAX_OWNER} or the name of a {what}")
+        raise Misspelt(f"is no {what} here; expected a number up to {MAX_OWNER} or the name of a {what}")
     return Owner(kind, found, found, spelled=text)
 
 
@@ -184,7 +184,7 @@ def parse_mark(text: str) -> Number:
     """A packet mark as MARK, TPROXY and `ip rule` all take it; not 0, which is every packet without a mark."""
     mark = parse_number(text, MAX_MARK)
     if not mark:
-        raise Misspelt("is not a mark: expected a number from 1 to 0xffffffff")
+        raise Misspelt("is not a mark; expected a number from 1 to 0xffffffff")
     return Number(mark, text)
 
 
@@ -192,11 +192,11 @@ def parse_routing_table(text: str, names: Names) -> Number:
     """A routing table by number or name; not one of the kernel's own, which carry the Pod's other traffic."""
     table = parse_number(text, MAX_MARK)
     if table is None and text in KERNEL_TABLES.values():
-        raise Misspelt("is a routing table of the kernel's own: expected one that nobody uses, like 133")
+        raise Misspelt("is a routing table of the kernel's own; expected one that nobody uses, like 133")
     if table is None and is_word(text):
         table = names.routing_table(text)
     if table is None:
-        raise Misspelt("is not a routing table: expected a number or a name from /etc/iproute2/rt_tables")
+        raise Misspelt("is not a routing table; expected a number or a name from /etc/iproute2/rt_tables")
     if table in KERNEL_TABLES:
-        raise Misspelt("is a routing table of the kernel's own: expected one that nobody uses, like 133")
+        raise Misspelt("is a routing table of the kernel's own; expected one that nobody uses, like 133")
     return Number(table, text)

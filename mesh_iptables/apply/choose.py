@@ -8,25 +8,15 @@ from mesh_iptables.apply.lock import take_lock
 from mesh_iptables.apply.netlink import nft_tables
 from mesh_iptables.apply.process import Command, find_program, has_program, run_together
 from mesh_iptables.apply.restore import TABLES, RestoreBackend, legacy_tables
-from mesh_iptables.errors import UsageError, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mesh_iptables.apply import Backend
     from mesh_iptables.apply.restore import Flavour
 
-BACKENDS = ("auto", "restore", "nft", "iptc")
-FLAVOURS = ("legacy", "nft")
-
 
 def choose_backend(name: str, flavour: str, *, wait: int) -> Backend:
-    """The backend of that name, once no other run of ours works here; UsageError for a name there is not."""
-    if name not in BACKENDS:
-        raise UsageError(f"--backend: {shown(name)} is not one of {', '.join(BACKENDS)}")
-    if flavour and flavour not in FLAVOURS:
-        raise UsageError(f"--iptables: {shown(flavour)} is not one of {', '.join(FLAVOURS)}")
-    if flavour and name not in ("auto", "restore"):
-        raise UsageError(f"--iptables: chooses a flavour of --backend restore, not of {name}")
+    """The backend of that name, once no other run of ours works here; `flavour` is "" where none was asked for."""
     lock = take_lock(wait)
     if name == "nft" or (name == "auto" and not flavour and not has_program("iptables-restore")):
         from mesh_iptables.apply.nft import NftBackend

@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from mesh_iptables.config import Config
     from mesh_iptables.options import Request
 
-FORMATS = {
-    "shell": "mesh_iptables.render.shell",
-    "restore": "mesh_iptables.render.restore",
-    "nft": "mesh_iptables.render.nft",
-    "json": "mesh_iptables.render.json",
-    "table": "mesh_iptables.render.table",
-}
 EMPTY = Plan(istio_1_0.DIALECT, (), ())
 # What the script reports first, in its order: names of variables, then its own names for what it made of them.
 ENVIRONMENT = ("proxy_port", "mode", "tproxy_mark", "tproxy_route_table", "inbound_ports", "exclude_inbound_ports",
@@ -65,15 +58,13 @@ def render(request: Request) -> int:
 
 def rendered(request: Request, environment: Mapping[str, str]) -> str:
     """The plan of these settings as text; warnings go to standard error."""
-    name = request.run.get("format", "shell")
-    if name not in FORMATS:
-        raise UsageError(f"--format: {shown(name)} is not one of {', '.join(FORMATS)}")
     config, settings = _settle(request, environment, dry_run=True)
     for text in warnings(config, settings):
         _say(request, text)
     from importlib import import_module
 
-    return str(import_module(FORMATS[name]).render(istio_1_0.plan(config)))
+    module = import_module(f"mesh_iptables.render.{request.run.get('format', 'shell')}")
+    return str(module.render(istio_1_0.plan(config)))
 
 
 def apply(request: Request) -> int:
@@ -127,6 +118,10 @@ def _backend(request: Request) -> Backend:
     from mesh_iptables.apply.choose import choose_backend
     from mesh_iptables.apply.namespace import enter_namespace, is_first_namespace
 
+    wait = _seconds(request.run.get("wait", "30"))
+    name, flavour = request.run.get("backend", "auto"), request.run.get("iptables", "")
+    if flavour and name not in ("auto", "restore"):
+        raise UsageError(f"--iptables: chooses the flavour of --backend restore, and not of {name}")
     if "netns" in request.run:
         enter_namespace(request.run["netns"])
     if "host" not in request.run and is_first_namespace():
