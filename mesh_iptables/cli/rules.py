@@ -126,11 +126,7 @@ def _backend(request: Request) -> Backend:
         enter_namespace(request.run["netns"])
     if "host" not in request.run and is_first_namespace():
         raise MachineError("this is the machine's first network namespace, not a Pod's; --host if you mean it")
-    return choose_backend(
-        request.run.get("backend", "auto"),
-        request.run.get("iptables", ""),
-        wait=_seconds(request.run.get("wait", "30")),
-    )
+    return choose_backend(name, flavour, wait=wait)
 
 
 def _seconds(text: str) -> int:
