@@ -8,7 +8,8 @@ from mesh_iptables.apply.process import Command, run_together
 from mesh_iptables.apply.restore import refusal, without_socket_match
 from mesh_iptables.errors import ApplyError
 from mesh_iptables.model import SetMark
-from mesh_iptables.render.nft import NFT_FAMILY, TABLE, delete_text, layout, tables_text
+from mesh_iptables.plan.own import NFT_TABLE
+from mesh_iptables.render.nft import NFT_FAMILY, delete_text, layout, tables_text
 from mesh_iptables.render.restore import FAMILIES
 from mesh_iptables.ruleset import after
 
@@ -86,11 +87,11 @@ class NftBackend:
         flags = nft_table_flags()  # a table can be switched off as a whole, which older listings do not tell
         current = self._current()
         return all(
-            not flags[NFT_FAMILY[family], TABLE] and is_as_wanted(current[family], wanted) for family in families
+            not flags[NFT_FAMILY[family], NFT_TABLE] and is_as_wanted(current[family], wanted) for family in families
         )
 
     def _list(self, families: Iterable[Family], *options: str) -> list[str]:
-        words = [("nft", *options, "list", "table", NFT_FAMILY[family], TABLE) for family in families]
+        words = [("nft", *options, "list", "table", NFT_FAMILY[family], NFT_TABLE) for family in families]
         results = run_together([Command(command) for command in words], self._kept_open)
         for result in results:
             if result.status:
@@ -107,7 +108,7 @@ class NftBackend:
         if result.status:
             raise refusal("nft", result, text)
         return Applied(
-            removed=tuple(f"nft delete table {NFT_FAMILY[family]} {TABLE}" for family in there),
+            removed=tuple(f"nft delete table {NFT_FAMILY[family]} {NFT_TABLE}" for family in there),
             added=tuple(line for family in families for line in _added(wanted, family)),
         )
 
@@ -115,12 +116,12 @@ class NftBackend:
 def _present() -> list[Family]:
     """The families in which a table of ours is there."""
     tables = nft_table_flags()
-    return [family for family in FAMILIES if (NFT_FAMILY[family], TABLE) in tables]
+    return [family for family in FAMILIES if (NFT_FAMILY[family], NFT_TABLE) in tables]
 
 
 def _added(wanted: Ruleset, family: Family) -> list[str]:
     return [
-        f"nft add rule {NFT_FAMILY[family]} {TABLE} {name} {rule.text}"
+        f"nft add rule {NFT_FAMILY[family]} {NFT_TABLE} {name} {rule.text}"
         for name, chain in layout(wanted, family).items()
         for rule in chain.rules
     ]

@@ -19,3 +19,6 @@ for _table, _chain, _jump in istio_1_0.OWN_JUMPS:
 
 # Rules that are ours only where all of them are there, in this order: each alone could be anyone's.
 SEQUENCES: dict[tuple[Family, str, str], tuple[Rule, ...]] = {("ipv6", "filter", "INPUT"): istio_1_0.LOCKDOWN}
+
+# And with nft, whole tables of this name, of the families ip and ip6.
+NFT_TABLE = "mesh-iptables"

@@ -10,6 +10,7 @@ has no "but" for an expression that is false for some sockets (`socket wildcard`
 from __future__ import annotations
 
 from mesh_iptables.model import BUILT_IN, Jump, Rule, Socket
+from mesh_iptables.plan.own import NFT_TABLE
 from mesh_iptables.render.nft_rule import statements
 from mesh_iptables.render.restore import FAMILIES, route_commands
 from mesh_iptables.ruleset import after
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mesh_iptables.model import Family, Plan, Table
     from mesh_iptables.ruleset import Ruleset
 
-TABLE = "mesh-iptables"
 NFT_FAMILY: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
 # The same numbers as <linux/netfilter_ipv4.h> gives the hooks of iptables.
 PRIORITIES: dict[Table, int] = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0}
@@ -62,7 +62,7 @@ def tables_text(ruleset: Ruleset) -> str:
 
 def delete_text(family: Family) -> str:
     """What removes our table, also where there is none."""
-    name = f"table {NFT_FAMILY[family]} {TABLE}"
+    name = f"table {NFT_FAMILY[family]} {NFT_TABLE}"
     return f"{name}\ndelete {name}\n"
 
 
@@ -126,7 +126,7 @@ def _comment(rule: Rule) -> str:
 
 def _table_text(family: Family, chains: Layout) -> str:
     blocks = [_chain_text(name, chain) for name, chain in chains.items()]
-    return f"table {NFT_FAMILY[family]} {TABLE} {{\n" + "\n".join(blocks) + "}\n"
+    return f"table {NFT_FAMILY[family]} {NFT_TABLE} {{\n" + "\n".join(blocks) + "}\n"
 
 
 def _chain_text(name: str, chain: NftChain) -> str:
