@@ -1,0 +1,158 @@
+"""The options that `proxy` and all of `policy` share: which policy, in which dialect, for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import click
+
+from mesh_iptables.errors import PolicyError, UsageError
+
+if TYPE_CHECKING:
+    from mesh_iptables.policy.compile import Compiled
+    from mesh_iptables.policy.complaint import Complaint
+    from mesh_iptables.policy.model import EgressPolicy
+    from mesh_iptables.policy.settings import Settings
+
+SUFFIXES = (".yaml", ".yml")
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRequest:
+    """The options as given; `settings` is their checked meaning."""
+
+    paths: tuple[str, ...]
+    allow: tuple[str, ...]
+    strict: bool
+    settings: Settings
+
+    def compiled(self) -> Compiled:
+        """Read the files anew and compile them. Raises UsageError for a file that cannot be read."""
+        from mesh_iptables.policy.compile import compile_sources
+
+        return compile_sources(read_sources(self.paths), self.allow, self.settings, strict=self.strict)
+
+    def policy(self, report: Callable[[Complaint], None]) -> EgressPolicy:
+        """The policy, after all there is to complain went to `report`. Raises PolicyError if nothing compiles."""
+        compiled = self.compiled()
+        for complaint in compiled.complaints:
+            report(complaint)
+        if compiled.policy is None:
+            raise PolicyError("the policy does not compile")
+        return compiled.policy
+
+
+_OPTIONS = (
+    click.option(
+        "--policy",
+        "policy_paths",
+        metavar="PATH",
+        multiple=True,
+        envvar="MESH_IPTABLES_POLICY",
+        help="YAML or JSON file, or a directory of them; may be repeated.",
+    ),
+    click.option(
+        "--allow",
+        metavar="HOST[:PORT[/PROTOCOL]]",
+        multiple=True,
+        help="Allow this host, or *.suffix, and nothing else; may be repeated. Instead of --policy.",
+    ),
+    click.option("--profile", default="istio", metavar="istio|osm", help="Dialect of the documents."),
+    click.option("--compat", metavar="1.0", help="Behave like this version of the profile."),
+    click.option("--option", "options", metavar="KEY=VALUE", multiple=True, help="An option of the profile."),
+    click.option("--strict", is_flag=True, help="An unknown field is an error."),
+    click.option(
+        "--namespace",
+        metavar="NS",
+        default="default",
+        envvar="POD_NAMESPACE",
+        show_envvar=True,
+        help="Namespace of the workload.",
+    ),
+    click.option(
+        "--service-account",
+        metavar="NAME",
+        default="default",
+        envvar="SERVICE_ACCOUNT",
+        show_envvar=True,
+        help="Service account of the workload.",
+    ),
+    click.option("--labels", metavar="K=V,…", default="", envvar="POD_LABELS", show_envvar=True, help="Its labels."),
+    click.option("--outbound-port", type=click.IntRange(1, 65535), help="Redirect port [default: 15001]."),
+)
+
+_NAMES = (
+    "policy_paths",
+    "allow",
+    "profile",
+    "compat",
+    "options",
+    "strict",
+    "namespace",
+    "service_account",
+    "labels",
+    "outbound_port",
+)
+
+
+def policy_options(command: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Give a click command the shared options; its first argument is then a `PolicyRequest`."""
+
+    @wraps(command)
+    def with_request(*arguments: object, **options: object) -> _Result:
+        return command(_request(options), *arguments, **options)
+
+    decorated: Callable[..., _Result] = with_request
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+def _request(options: dict[str, object]) -> PolicyRequest:
+    """Take the shared options out of `options` and check them. Raises UsageError."""
+    from mesh_iptables.policy.model import Identity
+    from mesh_iptables.policy.settings import Settings, parse_labels, parse_options, parse_profile
+
+    given = {name: options.pop(name) for name in _NAMES}
+    identity = Identity(
+        cast(str, given["namespace"]),
+        cast(str, given["service_account"]),
+        parse_labels(cast(str, given["labels"])),
+    )
+    settings = Settings(
+        parse_profile(cast(str, given["profile"]), cast("str | None", given["compat"])),
+        parse_options(cast("tuple[str, ...]", given["options"])),
+        identity,
+        cast("int | None", given["outbound_port"]),
+    )
+    paths, allow = cast("tuple[str, ...]", given["policy_paths"]), cast("tuple[str, ...]", given["allow"])
+    return PolicyRequest(paths, allow, bool(given["strict"]), settings)
+
+
+def read_sources(paths: Iterable[str]) -> list[tuple[str, bytes]]:
+    """The content of files; a directory means every YAML file in it, by name, and `-` standard input.
+
+    Raises UsageError for what cannot be read.
+    """
+    return [source for path in paths for source in _read(path)]
+
+
+def _read(path: str) -> Iterator[tuple[str, bytes]]:
+    try:
+        if path == "-":
+            yield "standard input", click.get_binary_stream("stdin").read()
+        elif Path(path).is_dir():
+            for file in sorted(Path(path).iterdir()):
+                if file.suffix in SUFFIXES and file.is_file():
+                    yield str(file), file.read_bytes()
+        else:
+            yield path, Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--policy: {path}: {reason}") from error
