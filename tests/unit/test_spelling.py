@@ -80,10 +80,12 @@ def test_redirect_ports_are_read_as_to_port_reads_them(text: str, expected: tupl
     assert parse_redirect_ports(text, NAMES) == PortRange(*expected)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "80 ", "080", "-80", "80-", "15003-15001", "http-https", "15001-http", "15001:15003", "65536", "80-90/2"],
+NO_REDIRECT = (
+    *("", "80 ", "080", "-80", "80-", "15003-15001", "http-https", "15001-http", "15001:15003", "65536", "80-90/2"),
 )
+
+
+@pytest.mark.parametrize("text", NO_REDIRECT)
 def test_what_to_port_refuses_is_refused(text: str) -> None:
     with pytest.raises(Misspelt):
         parse_redirect_ports(text, NAMES)
@@ -178,10 +180,12 @@ def test_owners_are_read_as_the_owner_match_reads_them(text: str, expected: tupl
     assert parse_owner("uid", text, NAMES) == Owner("uid", *expected)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "1337 ", "ghost", "2000-1000", "root-daemon", "-1", "4294967295", "1000-", " root", "1;2", "\udcff", "1-2-3"],
+NO_OWNERS = (
+    *("", "1337 ", "ghost", "2000-1000", "root-daemon", "-1", "4294967295", "1000-", " root", "1;2", "\udcff", "1-2-3"),
 )
+
+
+@pytest.mark.parametrize("text", NO_OWNERS)
 def test_what_is_no_owner_is_refused(text: str) -> None:
     with pytest.raises(Misspelt):
         parse_owner("uid", text, NAMES)
