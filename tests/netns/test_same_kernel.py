@@ -32,7 +32,7 @@ TABLES = (("iptables", "mangle"), ("iptables", "nat"), ("ip6tables", "filter"))
 
 
 def rules(namespace: Namespace, flavour: str) -> tuple[list[list[str]], str, str]:
-    """The rules table by table (their order is the kernel's own affair), `ip rule`, and the routes of marked packets."""
+    """The rules table by table (their order is the kernel's affair), `ip rule`, and the routes of marked packets."""
     texts = [namespace.run(f"{program}-{flavour}-save", "-t", table, check=False).stdout for program, table in TABLES]
     return (
         [[line for line in text.splitlines() if line.startswith("-A")] for text in texts],
