@@ -71,6 +71,7 @@ def _counters(runtime: Runtime) -> Iterator[_Counter]:
     yield "downstream_cx_active", "gauge", stats.active, None
     yield "downstream_cx_overload_pauses", "counter", stats.closed_by_limit, None
     yield "loops_refused", "counter", stats.loops, None
+    yield "internal_errors", "counter", stats.mistakes, None
     yield "policy_reloads", "counter", stats.reloads, None
     yield "policy_reload_failures", "counter", stats.reload_failures, None
     yield "upstream_cx_total", "counter", stats.upstream_connections, None

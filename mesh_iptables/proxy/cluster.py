@@ -178,9 +178,9 @@ class Pool:
     def failed(self, failure: Failure, detail: str) -> None:
         """A connection could not be made: all who wait for this host are told, as Envoy does."""
         self.connecting -= 1
-        self.gone()
         waiting, self.waiting = self.waiting, deque()
         self.cluster.pending -= len(waiting)
+        self.gone()
         for waiter in waiting:
             waiter.refused(self.host, failure, detail)
 
@@ -269,7 +269,7 @@ class ClusterState:
                 self._drop(host)
 
     def _drop(self, host: Host) -> None:
-        for pool in host.pools.values():
+        for pool in list(host.pools.values()):
             pool.drop_idle(float("inf"))
 
     # --- choosing -----------------------------------------------------------------------------------------
@@ -322,8 +322,9 @@ class ClusterState:
         """Hosts that came with a request go with their last connection, pools without one go too."""
         for key in [key for key, pool in host.pools.items() if not (pool.open or pool.waiting)]:
             del host.pools[key]
-        if not host.connections and not host.active and not host.pools and host not in self._hosts:
-            self._by_address.pop(host.address, None)
+        unused = not (host.connections or host.active or host.pools)
+        if unused and host not in self._hosts and self._by_address.get(host.address) is host:
+            del self._by_address[host.address]
 
     # --- outlier detection --------------------------------------------------------------------------------
 

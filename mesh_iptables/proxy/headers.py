@@ -11,14 +11,12 @@ from mesh_iptables.proxy.http1 import CHUNKED, UNTIL_CLOSE, Fields, ResponseHead
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 _REQUEST_DROPPED = _HOP_BY_HOP | {"te", "http2-settings", "content-length", "host"}
 # Envoy takes these as instructions from trusted peers; the application is none
-_ENVOY_INTERNAL = frozenset(
-    f"x-envoy-{name}"
-    for name in (
-        "attempt-count expected-rq-timeout-ms external-address force-trace hedge-on-per-try-timeout internal ip-tags "
-        "max-retries original-url retriable-header-names retriable-status-codes retry-grpc-on retry-on "
-        "upstream-alt-stat-name upstream-rq-per-try-timeout-ms upstream-rq-timeout-alt-response upstream-rq-timeout-ms"
-    ).split()  # noqa: SIM905  # a list of strings would be half a page long
-)
+_INTERNAL = """
+    attempt-count expected-rq-timeout-ms external-address force-trace hedge-on-per-try-timeout internal ip-tags
+    max-retries original-url retriable-header-names retriable-status-codes retry-grpc-on retry-on
+    upstream-alt-stat-name upstream-rq-per-try-timeout-ms upstream-rq-timeout-alt-response upstream-rq-timeout-ms
+"""
+_ENVOY_INTERNAL = frozenset(f"x-envoy-{name}" for name in _INTERNAL.split())
 _NEVER_FORWARDED = _REQUEST_DROPPED | _ENVOY_INTERNAL
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -43,10 +44,8 @@ def open_port(role: Role, port: int, address: str | None = None, *, transparent:
         return [_listen(role, address, port, transparent=transparent)]
     found = [_listen(role, "0.0.0.0", port, transparent=transparent)]
     if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6"):
-        try:
+        with suppress(MachineError):  # IPv6 may be compiled in but switched off
             found.append(_listen(role, "::", port, transparent=transparent))
-        except MachineError:
-            pass  # IPv6 is compiled in but switched off
     return found
 
 

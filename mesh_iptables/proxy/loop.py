@@ -61,6 +61,7 @@ class Loop:
         self._soon: list[Callable[[], None]] = []
         self._closing: list[SocketType] = []
         self._running = False
+        self.failed: Callable[[Callable[..., None], Exception], None] = _raise  # told of what a callback raised
 
     def watch(self, fd: int, ready: Callable[[int], None], events: int = EVERYTHING) -> None:
         """Call `ready(events)` whenever something happens to `fd`."""
@@ -111,7 +112,10 @@ class Loop:
             for fd, what in events:
                 owner = ready.get(fd)
                 if owner is not None:
-                    owner(what)
+                    try:
+                        owner(what)
+                    except Exception as error:
+                        self.failed(owner, error)
             if self._timers:
                 self._fire_timers()
             if self._soon:
@@ -131,7 +135,7 @@ class Loop:
         while timers and timers[0][0] <= self.now:
             timer = heapq.heappop(timers)[2]
             if timer.pending:
-                timer.fire()
+                self._guarded(timer.fire)
             else:
                 self._cancelled -= 1
             timers = self._timers  # a cancellation may have replaced it
@@ -139,7 +143,13 @@ class Loop:
     def _call_soon(self) -> None:
         calls, self._soon = self._soon, []
         for call in calls:
+            self._guarded(call)
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        try:
             call()
+        except Exception as error:
+            self.failed(call, error)
 
     def _close(self) -> None:
         closing, self._closing = self._closing, []
@@ -150,3 +160,7 @@ class Loop:
         """Give the epoll descriptor back."""
         self._close()
         self._epoll.close()
+
+
+def _raise(_call: Callable[..., None], error: Exception) -> None:
+    raise error

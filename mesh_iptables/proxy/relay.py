@@ -49,10 +49,8 @@ class PipePool:
         except OSError:
             return None  # out of descriptors; copying needs none
         self._left -= 1
-        try:
+        with suppress(OSError):  # the user's pipe memory may be used up; a smaller one still works
             fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-        except OSError:
-            pass  # the user's pipe memory is used up; a smaller one still works
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:

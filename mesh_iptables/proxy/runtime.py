@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from socket import SocketType
@@ -126,9 +127,18 @@ class Runtime:
         self.loop.call_soon(self.active.surroundings.clusters.start)
         self.loop.call_later(_SWEEP, self._sweep)
         self._watch_signals()
+        self.loop.failed = self._survive
         self.loop.run()
         if self._log is not None:
             self._log.flush()
+
+    def _survive(self, call: Callable[..., None], error: Exception) -> None:
+        """A mistake of ours costs one connection, not the proxy."""
+        self.stats.mistakes += 1
+        say("".join(traceback.format_exception(error)).rstrip())
+        owner = getattr(call, "__self__", None)
+        if isinstance(owner, SocketWire | Relay):
+            owner.abort()
 
     def _watch_signals(self) -> None:
         ours, theirs = socket.socketpair()

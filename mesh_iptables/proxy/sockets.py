@@ -6,6 +6,7 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from socket import SocketType
 
 from mesh_iptables.proxy.loop import ERROR, EVERYTHING, HANGUP, READ, WRITE, Loop, LoopTimer
@@ -220,10 +221,8 @@ class SocketWire:
 
     def _shutdown(self) -> None:
         if self.sock is not None:
-            try:
+            with suppress(OSError):  # the peer has reset; reading tells
                 self.sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # the peer has reset; reading tells
 
     def close(self) -> None:
         if self.closing:
@@ -237,10 +236,8 @@ class SocketWire:
     def abort(self) -> None:
         if self.sock is None:
             return
-        try:
+        with suppress(OSError):  # already gone, as it should be
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RST)
-        except OSError:
-            pass  # already gone, as it should be
         self._release()
 
     def _release(self) -> None:

@@ -11,6 +11,7 @@ class Stats:
         "active",
         "closed_by_limit",
         "loops",
+        "mistakes",
         "reasons",
         "reload_failures",
         "reloads",
@@ -25,6 +26,7 @@ class Stats:
         self.active = 0
         self.closed_by_limit = 0
         self.loops = 0
+        self.mistakes = 0  # exceptions nobody expected
         self.reloads = 0
         self.reload_failures = 0
         self.upstream_connections = 0

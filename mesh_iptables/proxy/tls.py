@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+from contextlib import suppress
 from functools import lru_cache
 
 from mesh_iptables.proxy.wire import Address, Failure, Handler, Outside, Timer, TlsClient, Wire
@@ -29,8 +31,6 @@ def _context(tls: TlsClient, _files: tuple[float, ...]) -> ssl.SSLContext:
 
 
 def _context_for(tls: TlsClient) -> ssl.SSLContext:
-    import os
-
     files = [path for path in (tls.certificate, tls.private_key, tls.ca_file) if path]
     return _context(tls, tuple(os.stat(path).st_mtime for path in files))
 
@@ -214,10 +214,8 @@ class TlsWire:
     def finish(self) -> None:
         self._finishing = True
         if self._open and self._object is not None and self._wire is not None and not self._over:
-            try:
-                self._object.unwrap()  # writes close_notify; the peer's own may come later
-            except ssl.SSLError:
-                pass
+            with suppress(ssl.SSLError):  # close_notify is written; the peer's own may come later
+                self._object.unwrap()
             self._push()
 
     def close(self) -> None:

@@ -1,0 +1,137 @@
+"""`mesh-iptables proxy`: the proxy on the redirected port."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import click
+
+from mesh_iptables.cli.policy_options import PolicyRequest, policy_options
+from mesh_iptables.errors import UsageError
+
+if TYPE_CHECKING:
+    from mesh_iptables.policy.complaint import Complaint
+    from mesh_iptables.policy.model import EgressPolicy
+    from mesh_iptables.proxy.listeners import Listening
+
+ENGINES = ("python", "envoy")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@policy_options
+@click.option("--engine", type=click.Choice(ENGINES), default="python", show_default=True, help="Who does the work.")
+@click.option(
+    "--inbound-port",
+    type=click.IntRange(0, 65535),
+    default=15006,
+    show_default=True,
+    help="Port for connections to the pod itself, which are passed through; 0: none.",
+)
+@click.option(
+    "--admin",
+    metavar="ADDRESS:PORT",
+    default="127.0.0.1:15000",
+    show_default=True,
+    help="Where the admin endpoints listen; empty: nowhere.",
+)
+@click.option("--access-log", metavar="FILE|-", default="-", show_default=True, help="Access log; empty: none.")
+@click.option(
+    "--access-log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Its form."
+)
+@click.option(
+    "--listen-fd",
+    "fds",
+    type=click.IntRange(3),
+    multiple=True,
+    metavar="N",
+    help="Serve this listening socket, opened by the caller, instead of opening ports; may be repeated.",
+)
+@click.option("--transparent", is_flag=True, help="Listen for connections brought by TPROXY (needs CAP_NET_ADMIN).")
+@click.option("--max-connections", type=click.IntRange(0), default=0, help="Limit of open connections; 0: none.")
+@click.option(
+    "--drain-time", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to finish on SIGTERM."
+)
+def proxy(
+    request: PolicyRequest,
+    engine: str,
+    inbound_port: int,
+    admin: str,
+    access_log: str,
+    access_log_format: str,
+    fds: tuple[int, ...],
+    transparent: bool,
+    max_connections: int,
+    drain_time: float,
+) -> int:
+    """Decide for every redirected connection where it may go.
+
+    SIGHUP reads the policy anew; a broken one leaves the running policy in force. SIGTERM drains and ends.
+    """
+    policy = request.policy(_report)
+    if engine == "envoy":
+        return _run_envoy(request, policy, admin, access_log, as_json=access_log_format == "json")
+
+    from mesh_iptables.proxy.access_log import LogFormat
+    from mesh_iptables.proxy.runtime import Runtime, Settings
+
+    identity = f"{policy.identity.namespace}/{policy.identity.service_account}"
+    settings = Settings(access_log, LogFormat(access_log_format), identity, max_connections, drain_time)
+    listening = _listening(policy, inbound_port, admin, fds, transparent=transparent)
+    try:
+        runtime = Runtime(policy, lambda: request.policy(_report), listening, settings)
+    except OSError as error:
+        raise UsageError(f"--access-log: {access_log}: {error.strerror}") from error
+    runtime.run()
+    return 0
+
+
+def _listening(
+    policy: EgressPolicy, inbound_port: int, admin: str, fds: tuple[int, ...], *, transparent: bool
+) -> list[Listening]:
+    """The sockets to serve: those handed in, and what is then still missing."""
+    from mesh_iptables.proxy.listeners import Role, handed_in, open_port
+    from mesh_iptables.proxy.runtime import opens_outbound
+
+    address, port = _admin_address(admin)
+    found = handed_in(fds, {inbound_port: Role.INBOUND, port: Role.ADMIN}, os.environ)
+    if not found:
+        if opens_outbound(policy):
+            found += open_port(Role.OUTBOUND, policy.redirect_port, transparent=transparent)
+        if inbound_port:
+            found += open_port(Role.INBOUND, inbound_port, transparent=transparent)
+    if admin and not any(item.role is Role.ADMIN for item in found):
+        found += open_port(Role.ADMIN, port, address)
+    return found
+
+
+def _admin_address(text: str) -> tuple[str, int]:
+    if not text:
+        return "127.0.0.1", 0
+    address, _, port = text.rpartition(":")
+    address = address.strip("[]") or "127.0.0.1"
+    try:
+        ip_address(address)
+        if not 0 < int(port) < 65536:
+            raise ValueError(port)
+    except ValueError as error:
+        raise UsageError(f"--admin: '{text}' is not ADDRESS:PORT") from error
+    return address, int(port)
+
+
+def _run_envoy(request: PolicyRequest, policy: EgressPolicy, admin: str, access_log: str, *, as_json: bool) -> int:
+    from mesh_iptables.policy.envoy import Site
+    from mesh_iptables.proxy.envoy import EnvoyEngine
+
+    address, port = _admin_address(admin)
+    site = Site(address, port, access_log or "/dev/null", as_json, ipv6=os.path.exists("/proc/net/if_inet6"))
+    return EnvoyEngine(lambda: request.policy(_report), site, _say).run(policy)
+
+
+def _report(complaint: Complaint) -> None:
+    _say(f"{complaint.severity.value}: {complaint}")
+
+
+def _say(text: str) -> None:
+    click.echo(f"mesh-iptables: proxy: {text}", err=True)

