@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".yaml", ".yml")
 
-_Result = TypeVar("_Result")
+_Command = Callable[..., object]
+_Decorator = Callable[[_Command], _Command]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class PolicyRequest:
         return compiled.policy
 
 
-_OPTIONS = (
+_OPTIONS: tuple[_Decorator, ...] = (
     click.option(
         "--policy",
         "policy_paths",
@@ -101,14 +103,14 @@ _NAMES = (
 )
 
 
-def policy_options(command: Callable[..., _Result]) -> Callable[..., _Result]:
+def policy_options(command: _Command) -> _Command:
     """Give a click command the shared options; its first argument is then a `PolicyRequest`."""
 
     @wraps(command)
-    def with_request(*arguments: object, **options: object) -> _Result:
+    def with_request(*arguments: object, **options: object) -> object:
         return command(_request(options), *arguments, **options)
 
-    decorated: Callable[..., _Result] = with_request
+    decorated: _Command = with_request
     for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated
@@ -146,7 +148,7 @@ def read_sources(paths: Iterable[str]) -> list[tuple[str, bytes]]:
 def _read(path: str) -> Iterator[tuple[str, bytes]]:
     try:
         if path == "-":
-            yield "standard input", click.get_binary_stream("stdin").read()
+            yield "standard input", sys.stdin.buffer.read()
         elif Path(path).is_dir():
             for file in sorted(Path(path).iterdir()):
                 if file.suffix in SUFFIXES and file.is_file():

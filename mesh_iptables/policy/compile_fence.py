@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from mesh_iptables.errors import UsageError
 from mesh_iptables.policy import hosts
@@ -71,7 +72,7 @@ def parse_allow(text: str) -> list[Allowed]:
     is_address = hosts.is_address(host)
     if not (is_address or hosts.is_name(host) or hosts.is_wildcard(host)):
         raise UsageError(f"--allow: '{text}' does not begin with a host; expected {_SYNTAX}")
-    host = hosts.canonical(host)
+    host = str(ip_address(host)) if is_address else hosts.canonical(host)
     if is_address and protocol not in (None, "tcp"):
         raise UsageError(f"--allow: '{text}' is an address, which goes with protocol tcp only")
     if protocol == "tcp" and host.startswith("*"):
