@@ -1,0 +1,163 @@
+"""Where real connections end, by every way into the kernel, against a table written from the rules' description."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+import pytest
+
+from tests.netns.probes import (
+    APP_UID,
+    CAPTURED,
+    CLOSED,
+    EXCLUDED,
+    INCLUDED,
+    LEFT_ALONE,
+    ON_ADDRESS,
+    OTHER,
+    OUTSIDE6,
+    POD,
+    POD6,
+    PROXY_UID,
+    ROOT_UID,
+    ROUTED,
+    SECOND,
+    SSH,
+    Probe,
+    World,
+    new_world,
+)
+
+BACKENDS = {
+    "restore-legacy": ("--backend", "restore", "--iptables", "legacy"),
+    "restore-nft": ("--backend", "restore", "--iptables", "nft"),
+    "nft": ("--backend", "nft"),
+    "iptc": ("--backend", "iptc"),
+}
+MODES = ("REDIRECT", "TPROXY")
+LISTED = ("-u", "1337", "-b", f"{CAPTURED},{ON_ADDRESS}", "-i", "10.88.0.0/24", "-x", f"{EXCLUDED}/32")
+ALL = ("-u", "1337", "-b", "*", "-d", str(LEFT_ALONE), "-i", "*", "-x", f"{EXCLUDED}/32")
+USERS = (PROXY_UID, APP_UID, ROOT_UID)
+
+
+def outbound(rows: dict[tuple[str, int], tuple[str, str, str]]) -> dict[Probe, str]:
+    """Rows of destination to who answers the proxy's user, the application's, and root."""
+    return {
+        Probe("pod", uid, address, port): f"{who} {address}:{port}"
+        for (address, port), answers in rows.items()
+        for uid, who in zip(USERS, answers, strict=True)
+    }
+
+
+def inbound(rows: dict[tuple[str, int], str]) -> dict[Probe, str]:
+    """Rows of destination to who answers."""
+    return {
+        Probe("outside", APP_UID, address, port): who if who in ("refused", "timeout") else f"{who} {address}:{port}"
+        for (address, port), who in rows.items()
+    }
+
+
+# The Pod's own address goes by lo: captured whoever asks, and whatever the port.
+OUTBOUND_TO_SELF = {
+    ("127.0.0.1", CAPTURED): ("app", "app", "app"),
+    ("127.0.0.2", CAPTURED): ("proxy", "proxy", "proxy"),
+    (POD, CAPTURED): ("proxy", "proxy", "proxy"),
+    (POD, LEFT_ALONE): ("proxy", "proxy", "proxy"),
+    (POD, ON_ADDRESS): ("proxy", "proxy", "proxy"),
+    (POD, CLOSED): ("proxy", "proxy", "proxy"),
+}
+OUTBOUND_LISTED = outbound(
+    OUTBOUND_TO_SELF
+    | {
+        (INCLUDED, 80): ("server", "proxy", "proxy"),
+        (EXCLUDED, 80): ("server", "server", "server"),
+        (OTHER, 80): ("server", "server", "server"),
+    }
+)
+OUTBOUND_ALL = outbound(
+    OUTBOUND_TO_SELF
+    | {
+        (INCLUDED, 80): ("server", "proxy", "proxy"),
+        (EXCLUDED, 80): ("server", "server", "server"),
+        (OTHER, 80): ("server", "proxy", "proxy"),
+    }
+)
+INBOUND = {(POD, CAPTURED): "proxy", (SECOND, CAPTURED): "proxy", (ROUTED, CAPTURED): "proxy", (POD, SSH): "app"}
+# An application that listens on the Pod's address, not on all, is a socket to the socket match: TPROXY leaves it alone.
+ON_ADDRESS_BY_MODE = {"REDIRECT": "proxy", "TPROXY": "app"}
+LOCKDOWN = {
+    Probe("outside", APP_UID, POD6, CAPTURED): "refused",
+    Probe("pod", APP_UID, "::1", CAPTURED): "timeout",
+    Probe("pod", APP_UID, OUTSIDE6, 80): f"server [{OUTSIDE6}]:80",
+}
+IPV6_OPEN = {
+    Probe("outside", APP_UID, POD6, CAPTURED): f"app [{POD6}]:{CAPTURED}",
+    Probe("pod", APP_UID, "::1", CAPTURED): f"app [::1]:{CAPTURED}",
+    Probe("pod", APP_UID, OUTSIDE6, 80): f"server [{OUTSIDE6}]:80",
+}
+FREE = outbound(
+    {
+        ("127.0.0.1", CAPTURED): ("app", "app", "app"),
+        (POD, CAPTURED): ("app", "app", "app"),
+        (INCLUDED, 80): ("server", "server", "server"),
+    }
+) | inbound({(POD, CAPTURED): "app", (POD, ON_ADDRESS): "app", (POD, CLOSED): "refused"})
+
+
+def expected_listed(mode: str) -> dict[Probe, str]:
+    ports = {(POD, LEFT_ALONE): "app", (POD, CLOSED): "refused", (POD, ON_ADDRESS): ON_ADDRESS_BY_MODE[mode]}
+    return OUTBOUND_LISTED | inbound(INBOUND | ports) | LOCKDOWN
+
+
+def expected_all(mode: str) -> dict[Probe, str]:
+    ports = {(POD, LEFT_ALONE): "app", (POD, CLOSED): "proxy", (POD, ON_ADDRESS): ON_ADDRESS_BY_MODE[mode]}
+    return OUTBOUND_ALL | inbound(INBOUND | ports) | IPV6_OPEN
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with new_world() as found:
+        yield found
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    name = str(request.param)
+    if name == "iptc" and (
+        importlib.util.find_spec("mesh_iptables.apply.iptc") is None or importlib.util.find_spec("iptc") is None
+    ):
+        pytest.skip("the extra iptc is not installed")
+    return BACKENDS[name]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_connections_end_where_the_rules_say(world: World, backend: tuple[str, ...], mode: str) -> None:
+    foreign = plant_foreign_rules(world)
+    world.pod.mesh_iptables("apply", *backend, *LISTED, "-m", mode)
+    assert world.outcomes(expected_listed(mode), 1.2) == expected_listed(mode)
+    world.pod.mesh_iptables("apply", *backend, *ALL, "-m", mode, env={"ENABLE_INBOUND_IPV6": "1"})
+    assert world.outcomes(expected_all(mode), 3) == expected_all(mode)
+    assert foreign_rules(world) == foreign
+    world.pod.mesh_iptables("clean", *backend)
+    free = FREE | IPV6_OPEN
+    assert world.outcomes(free, 3) == free
+    assert foreign_rules(world) == foreign
+
+
+def plant_foreign_rules(world: World) -> list[str]:
+    """Rules of somebody else beside ours, in every place where ours may be."""
+    for flavour in ("legacy", "nft"):
+        for family in ("iptables", "ip6tables"):
+            world.pod.run(
+                f"{family}-{flavour}-restore", "--noflush",
+                stdin="*filter\n:OTHERS - [0:0]\n-A INPUT -p udp --dport 9 -j OTHERS\n-A OTHERS -j ACCEPT\nCOMMIT\n",
+            )  # fmt: skip
+    world.pod.run("nft", "add table ip others; add chain ip others nat; add rule ip others nat tcp dport 9 return")
+    return foreign_rules(world)
+
+
+def foreign_rules(world: World) -> list[str]:
+    saved = world.pod.saved()
+    nft = world.pod.run("nft", "list", "table", "ip", "others").stdout.splitlines()
+    return [line for name, lines in saved.items() if name != "nft" for line in lines if "OTHERS" in line] + nft
