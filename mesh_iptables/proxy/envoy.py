@@ -1,8 +1,8 @@
 """Engine `envoy`: run the real Envoy on a compiled policy, replace it when the policy changes, stop it cleanly.
 
 A reload is Envoy's own hot restart: the next epoch takes the listening sockets over from the one before, which
-finishes its connections and ends by itself. The bootstrap lives in anonymous memory, so that nothing is written to
-a file system that may be read-only.
+finishes its connections and ends by itself. The bootstrap goes with the command line, so that nothing is written to
+a file system that may be read-only; only one too long for that becomes a temporary file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable
 
 from mesh_iptables.errors import MachineError, MeshIptablesError, PolicyError
@@ -22,6 +23,7 @@ from mesh_iptables.policy.model import EgressPolicy
 _HEARD = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _DRAIN = 5  # seconds in which an old epoch, or all on stopping, may finish what is under way
 _LOG_FLUSH_MS = 200
+_MAX_ARGUMENT = 120_000  # the kernel takes no longer ones (MAX_ARG_STRLEN)
 
 Say = Callable[[str], None]
 
@@ -50,6 +52,7 @@ class EnvoyEngine:
         self._base_id = secrets.randbelow(1 << 20) + 1
         self._epoch = 0
         self._children: list[subprocess.Popen[bytes]] = []
+        self._files: list[str] = []
 
     def run(self, policy: EgressPolicy) -> int:
         """Serve until SIGTERM or SIGINT (0), or until Envoy ends by itself (its status)."""
@@ -67,26 +70,26 @@ class EnvoyEngine:
                 return status
 
     def _start(self, policy: EgressPolicy) -> None:
-        with _Bootstrap(policy, self._site) as file:
-            words = [*self._words(file), "--restart-epoch", str(self._epoch), "--base-id", str(self._base_id)]
-            words += ["--drain-time-s", str(_DRAIN), "--parent-shutdown-time-s", str(_DRAIN + 1)]
-            words += ["--file-flush-interval-msec", str(_LOG_FLUSH_MS), "--log-level", "warning"]
-            self._children.append(self._spawn(words, file))
+        words = ["--restart-epoch", str(self._epoch), "--base-id", str(self._base_id)]
+        words += ["--drain-time-s", str(_DRAIN), "--parent-shutdown-time-s", str(_DRAIN + 1)]
+        words += ["--file-flush-interval-msec", str(_LOG_FLUSH_MS), "--log-level", "warning"]
+        self._children.append(subprocess.Popen([*self._words(policy), *words], preexec_fn=_unblock))
         self._epoch += 1
 
-    def _words(self, file: _Bootstrap) -> list[str]:
-        return [self._binary, "-c", file.path, "--concurrency", "1"]
-
-    def _spawn(self, words: list[str], file: _Bootstrap) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(words, pass_fds=[file.fd], preexec_fn=_unblock)
+    def _words(self, policy: EgressPolicy) -> list[str]:
+        """The program with its configuration."""
+        text = json.dumps(bootstrap(policy, self._site))
+        if len(text) < _MAX_ARGUMENT:
+            return [self._binary, "--config-yaml", text, "--concurrency", "1"]
+        with tempfile.NamedTemporaryFile("w", prefix="mesh-iptables-", suffix=".json", delete=False) as file:
+            file.write(text)
+        self._files.append(file.name)
+        return [self._binary, "-c", file.name, "--concurrency", "1"]
 
     def _validate(self, policy: EgressPolicy) -> None:
         """Raises PolicyError with Envoy's own words."""
-        with _Bootstrap(policy, self._site) as file:
-            words = [*self._words(file), "--mode", "validate", "--use-dynamic-base-id"]
-            done = subprocess.run(
-                words, pass_fds=[file.fd], preexec_fn=_unblock, capture_output=True, text=True, check=False
-            )
+        words = [*self._words(policy), "--mode", "validate", "--use-dynamic-base-id"]
+        done = subprocess.run(words, preexec_fn=_unblock, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines()
             raise PolicyError(f"Envoy refuses the policy: {lines[-1] if lines else 'no reason given'}")
@@ -123,22 +126,9 @@ class EnvoyEngine:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+        for name in self._files:
+            os.unlink(name)
         return 0
-
-
-class _Bootstrap:
-    """A bootstrap as an open file in memory, which the child inherits."""
-
-    def __init__(self, policy: EgressPolicy, site: Site) -> None:
-        self.fd = os.memfd_create("bootstrap.json", 0)
-        os.write(self.fd, json.dumps(bootstrap(policy, site)).encode())
-        self.path = f"/proc/self/fd/{self.fd}"
-
-    def __enter__(self) -> _Bootstrap:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
 
 
 def _unblock() -> None:
