@@ -147,6 +147,8 @@ def read_sources(paths: Iterable[str]) -> list[tuple[str, bytes]]:
 
 def _read(path: str) -> Iterator[tuple[str, bytes]]:
     try:
+        if not path:
+            raise ValueError("is empty")
         if path == "-":
             yield "standard input", sys.stdin.buffer.read()
         elif Path(path).is_dir():

@@ -86,6 +86,7 @@ def compile_istio(documents: Documents, settings: Settings) -> tuple[EgressPolic
         default=DefaultAction.PASSTHROUGH if mesh.allow_any else DefaultAction.BLACKHOLE,
         default_chain=_default_chain(registry),
         redirect_port=settings.redirect_port or mesh.settings.proxy_listen_port or 15001,
+        default_origin=mesh.origin,
     )
     return policy, complaints
 
@@ -100,7 +101,7 @@ def _default_chain(registry: Registry) -> Chain | None:
     if not registry.mesh.allow_any:
         return None
     action = TcpAction((WeightedCluster(passthrough_cluster(registry)),))
-    return Chain("virtualOutbound-catchall-tcp", ChainMatch(), action)
+    return Chain("virtualOutbound-catchall-tcp", ChainMatch(), action, registry.mesh.origin)
 
 
 def _virtual_services(documents: Documents, identity: Identity, mesh: Mesh) -> list[VirtualServiceDocument]:

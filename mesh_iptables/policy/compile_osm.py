@@ -76,8 +76,9 @@ def compile_osm(documents: Documents, settings: Settings) -> tuple[EgressPolicy,
     """The policy of the workload in `settings.identity`, and what is doubtful about it."""
     written = documents.of(osm.OsmMeshConfig)
     mesh = written[-1].spec if written else osm.OsmMeshConfig()
+    origin = written[-1].field.place.origin(written[-1].field.path) if written else BUILT_IN
     if mesh.traffic.enable_egress:
-        return _permissive(settings), []
+        return _permissive(settings, origin), []
     draft = _Draft()
     if mesh.feature_flags.enable_egress_policy:
         for document in _policies(documents, settings):
@@ -94,11 +95,12 @@ def compile_osm(documents: Documents, settings: Settings) -> tuple[EgressPolicy,
         clusters=index_by_name(draft.clusters),
         default=DefaultAction.BLACKHOLE if listeners else DefaultAction.REFUSE,
         redirect_port=settings.redirect_port or _REDIRECT_PORT,
+        default_origin=origin,
     )
     return policy, draft.complaints
 
 
-def _permissive(settings: Settings) -> EgressPolicy:
+def _permissive(settings: Settings, origin: Origin) -> EgressPolicy:
     """`enableEgress: true`: everything passes, and Egress policies are switched off."""
     action = TcpAction((WeightedCluster(PASSTHROUGH_CLUSTER),))
     return EgressPolicy(
@@ -108,8 +110,9 @@ def _permissive(settings: Settings) -> EgressPolicy:
         listeners={},
         clusters={PASSTHROUGH_CLUSTER: _original_dst(PASSTHROUGH_CLUSTER, _CONNECT_TIMEOUT)},
         default=DefaultAction.PASSTHROUGH,
-        default_chain=Chain("passthrough-outbound", ChainMatch(), action),
+        default_chain=Chain("passthrough-outbound", ChainMatch(), action, origin),
         redirect_port=settings.redirect_port or _REDIRECT_PORT,
+        default_origin=origin,
     )
 
 

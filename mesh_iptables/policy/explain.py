@@ -101,7 +101,8 @@ def explain(policy: EgressPolicy, question: Question) -> Explanation:
     story = _Story()
     listener = PolicyIndex(policy).listener_for(question.address, question.port)
     if isinstance(listener, Deny):
-        story.tell(_NO_LISTENER[listener.reason].format(port=question.port))
+        origin = BUILT_IN if listener.reason is Reason.LOOP else policy.default_origin
+        story.tell(_NO_LISTENER[listener.reason].format(port=question.port), origin)
         return story.end("refuse" if listener.reason is Reason.NOT_OPEN else "close", listener.reason)
     story.tell(f"listener {listener.listener.name} takes {question.address}:{question.port}")
     inspection = listener.inspection_for(question.port)
@@ -165,6 +166,8 @@ _NO_ROUTE = {
 
 def _by_rule(policy: EgressPolicy, routed: Routed, request: Request, story: _Story) -> Explanation:
     rule = routed.rule
+    if routed.reason is not Reason.ALLOWED:
+        story.tell(f"no virtual host is named {request.authority}")
     story.tell(f"virtual host {routed.vhost.name}", routed.vhost.origin)
     story.tell(f"rule {rule.name}", rule.origin)
     end = _by_action(policy, routed, request, story)

@@ -144,7 +144,7 @@ def _default_chain(registry: Registry) -> Chain | None:
     if not registry.mesh.allow_any:
         return None
     action = TcpAction((WeightedCluster(passthrough_cluster(registry)),))
-    return Chain("PassthroughFilterChain", ChainMatch(), action)
+    return Chain("PassthroughFilterChain", ChainMatch(), action, registry.mesh.origin)
 
 
 def _http_chain(draft: _Draft, registry: Registry, dialect: Dialect) -> Chain | None:

@@ -134,11 +134,13 @@ def table_of_one(service: Service, registry: Registry) -> RouteTable:
 def fallback(registry: Registry) -> VirtualHost | None:
     """What unknown hosts get: passed on, 502, or (Istio 1.0) 404 for want of a virtual host."""
     if registry.mesh.allow_any:
-        target = WeightedCluster(passthrough_cluster(registry))
-        return VirtualHost("allow_any", ("*",), (Rule("allow_any", RequestMatch(), RouteTo((target,))),))
-    if not registry.ignore_port:
-        return None
-    return VirtualHost("block_all", ("*",), (Rule("block_all", RequestMatch(), DirectResponse(502)),))
+        return _for_all("allow_any", RouteTo((WeightedCluster(passthrough_cluster(registry)),)), registry)
+    return _for_all("block_all", DirectResponse(502), registry) if registry.ignore_port else None
+
+
+def _for_all(name: str, action: RouteAction, registry: Registry) -> VirtualHost:
+    origin = registry.mesh.origin
+    return VirtualHost(name, ("*",), (Rule(name, RequestMatch(), action, origin=origin),), origin)
 
 
 def passthrough_cluster(registry: Registry) -> str:

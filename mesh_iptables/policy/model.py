@@ -543,3 +543,4 @@ class EgressPolicy:
     default: DefaultAction
     default_chain: Chain | None = None  # TCP; set exactly with PASSTHROUGH
     redirect_port: int = 15001
+    default_origin: Origin = field(default=BUILT_IN, compare=False)
