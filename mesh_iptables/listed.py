@@ -140,6 +140,9 @@ def _texts(chains: Mapping[str, object]) -> dict[str, list[str]]:
 
 
 def _canonical(rule: Rule, family: Family) -> Rule:
+    """The rule as it would come back from `iptables-save`; one with a part that is none of ours as it is."""
+    if any(isinstance(part, Unknown) for part in (*rule.matches, rule.target)):
+        return rule
     return read_rule(saved(rule, family), family)
 
 
