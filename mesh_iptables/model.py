@@ -144,9 +144,11 @@ class Jump(Value):
 
 
 class Redirect(Value):
-    """Change the destination to this host and one of `ports`."""
+    """Change the destination to this host and one of `ports`; `spelled` is the option where a tool writes another."""
 
+    _silent = ("spelled",)
     ports: PortRange
+    spelled: str = ""
 
 
 class Tproxy(Value):
@@ -241,7 +243,14 @@ class RouteMarked(Value):
     table_spelled: str = ""
 
 
-Operation = ChainOperation | RuleOperation | RouteMarked
+class LoopbackAddress(Value):
+    """Give `lo` one more address."""
+
+    family: Family
+    network: Network
+
+
+Operation = ChainOperation | RuleOperation | RouteMarked | LoopbackAddress
 
 
 class Plan(Value):

@@ -36,6 +36,7 @@ class Option(Value):
     metavar: str
     help: str
     is_list: bool = False
+    other_variable: str = ""  # an additional one, stronger than `variable`
 
 
 class RunOption(Value):
@@ -181,7 +182,7 @@ def split_words(words: Sequence[str], rules: Sequence[Option] = ISTIO_1_0) -> Re
                 raise UsageError(f"{word}: has no value behind it; expected {option.metavar}")
             value = rest.pop()
         if isinstance(option, Option):
-            given[option.name] = Setting(value or "", word)
+            given[option.name] = Setting("true" if value is None else value, word)
         elif not option.metavar and value is not None:
             raise UsageError(f"{word}: takes no value, and {shown(value)} was given")
         elif isinstance(option, RunOption) and option.choices and value not in option.choices:
@@ -229,12 +230,12 @@ def gather(
         if not setting.text and option.name not in given:
             setting = Setting(option.default, setting.source)
         if option.is_list and setting.text.startswith("@"):
-            setting = _list_file(setting, read_file)
+            setting = list_file(setting, read_file)
         settings[option.name] = setting
     return settings
 
 
-def _list_file(setting: Setting, read_file: ReadFile) -> Setting:
+def list_file(setting: Setting, read_file: ReadFile) -> Setting:
     """The list that `@FILE` stands for: an entry a line, comments behind `#`."""
     path = setting.text[1:]
     content = read_file(path)

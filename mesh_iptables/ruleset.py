@@ -6,6 +6,7 @@ from mesh_iptables.model import (
     BUILT_IN,
     ChainOperation,
     Jump,
+    LoopbackAddress,
     RouteMarked,
     RuleOperation,
 )
@@ -25,7 +26,7 @@ class Refused(Exception):
 
 
 class Ruleset:
-    """Chains by family, table and name, and the marks that are delivered locally.
+    """Chains by family, table and name, the marks that are delivered locally, and further addresses of `lo`.
 
     Built-in chains are there without being made, but are listed in `chains` only once they hold a rule.
     """
@@ -34,6 +35,7 @@ class Ruleset:
         self.chains: dict[Key, list[Rule]] = {}
         self.policies: dict[Key, str] = {}
         self.routes: list[RouteMarked] = []
+        self.addresses: list[LoopbackAddress] = []
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ruleset) and vars(self) == vars(other)
@@ -62,6 +64,9 @@ class Ruleset:
             case RouteMarked():
                 if operation not in self.routes:
                     self.routes.append(operation)
+            case LoopbackAddress():
+                if operation not in self.addresses:
+                    self.addresses.append(operation)
             case _:
                 assert_never(operation)
 

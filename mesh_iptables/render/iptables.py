@@ -75,6 +75,9 @@ def _written_match(match: Match) -> list[str]:
         case Ports(side, (ports,), negated):
             option = "--sport" if side == "source" else "--dport"
             return [*_not(negated), option, ports.spelled or range_text(ports.low, ports.high, ":")]
+        case Ports(side, ranges, negated):
+            texts = [ports.spelled or range_text(ports.low, ports.high, ":") for ports in ranges]
+            return ["-m", "multiport", *_not(negated), f"--{side[0]}ports", ",".join(texts)]
         case Owner(kind, low, high, negated):
             return ["-m", "owner", *_not(negated), f"--{kind}-owner", match.spelled or range_text(low, high, "-")]
         case PacketMark(value, _, negated):
@@ -82,13 +85,13 @@ def _written_match(match: Match) -> list[str]:
         case ConnectionMark(value, _, negated):
             return ["-m", "connmark", *_not(negated), "--mark", str(value)]
         case _:
-            return _saved_match(match, "")
+            return saved_match(match, "")
 
 
 def _written_target(target: Target, to_port: str) -> list[str]:
     match target:
-        case Redirect(ports):
-            return ["-j", "REDIRECT", to_port, ports.spelled or range_text(ports.low, ports.high, "-")]
+        case Redirect(ports, spelled):
+            return ["-j", "REDIRECT", spelled or to_port, ports.spelled or range_text(ports.low, ports.high, "-")]
         case Tproxy(port, mark, spelled):
             on_port = port.spelled or str(port.low)
             return ["-j", "TPROXY", "--tproxy-mark", f"{spelled or mark}/0xffffffff", "--on-port", on_port]
@@ -114,7 +117,7 @@ def saved(rule: Rule, family: Family) -> str:
     for match in matches:
         if isinstance(match, Protocol):
             protocol = match.name
-        words += _saved_match(match, protocol)
+        words += saved_match(match, protocol)
     return " ".join(words + saved_target(rule.target, family))
 
 
@@ -130,7 +133,8 @@ def _saved_place(match: Match) -> int:
             return 5
 
 
-def _saved_match(match: Match, protocol: str) -> list[str]:
+def saved_match(match: Match, protocol: str) -> list[str]:
+    """A match as `iptables-save` prints it; `protocol` is that of the rule, "" for none."""
     match match:
         case Address(side, network, negated):
             if network.mask == 0:

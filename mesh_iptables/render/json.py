@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from mesh_iptables import model
-from mesh_iptables.model import ChainOperation, Network, PortRange, RouteMarked, Rule, RuleOperation
+from mesh_iptables.model import ChainOperation, LoopbackAddress, Network, PortRange, RouteMarked, Rule, RuleOperation
 from mesh_iptables.render.iptables import network_text
 from mesh_iptables.value import Value, assert_never
 
@@ -34,6 +34,8 @@ def _operation(operation: Operation, phase: str) -> Json:
             return {"phase": phase, "verb": verb, **place, **_rule(rule)}
         case RouteMarked(family, mark, table_number):
             return {"phase": phase, "verb": "route", "family": family, "mark": mark, "routing_table": table_number}
+        case LoopbackAddress(family, network):
+            return {"phase": phase, "verb": "address", "family": family, "address": network_text(network)}
     assert_never(operation)
 
 

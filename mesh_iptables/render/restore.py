@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mesh_iptables.model import BUILT_IN
-from mesh_iptables.render.iptables import saved
+from mesh_iptables.render.iptables import network_text, saved
 from mesh_iptables.ruleset import after
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mesh_iptables.model import Family, Plan, RouteMarked
+    from mesh_iptables.model import Family, LoopbackAddress, Plan, RouteMarked
     from mesh_iptables.ruleset import Ruleset
 
     Lines = dict[str, dict[str, list[str]]]  # table to chain to rules, without `-A CHAIN`
@@ -42,6 +42,12 @@ def route_commands(route: RouteMarked) -> tuple[list[str], list[str]]:
     table = route.table_spelled or str(route.table)
     rule = [*ip, "rule", "add", "fwmark", route.mark_spelled or str(route.mark), "lookup", table]
     return rule, [*ip, "route", "add", "local", "default", "dev", "lo", "table", table]
+
+
+def address_command(operation: LoopbackAddress) -> list[str]:
+    """What iproute2 would be told to give `lo` one more address."""
+    option = "-6" if operation.family == "ipv6" else "-4"
+    return ["ip", option, "addr", "add", network_text(operation.network), "dev", "lo"]
 
 
 def render(plan: Plan) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mesh_iptables.model import ChainOperation, RouteMarked, RuleOperation
+from mesh_iptables.model import ChainOperation, LoopbackAddress, RouteMarked, RuleOperation
 from mesh_iptables.render.iptables import written
-from mesh_iptables.render.restore import route_commands
+from mesh_iptables.render.restore import address_command, route_commands
 from mesh_iptables.value import assert_never
 
 TYPE_CHECKING = False
@@ -49,6 +49,8 @@ def _commands(operation: Operation, dialect: str) -> Iterator[tuple[str, bool]]:
             rule_words, route_words = route_commands(operation)
             yield _line(rule_words), False
             yield _line(route_words), True  # it is there already after an earlier run
+        case LoopbackAddress():
+            yield _line(address_command(operation)), True  # it is there already after an earlier run
         case _:
             assert_never(operation)
 
