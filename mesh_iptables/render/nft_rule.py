@@ -32,7 +32,7 @@ from mesh_iptables.model import (
     Verdict,
     Zone,
 )
-from mesh_iptables.render.iptables import ALL_PORTS, PORT_UNREACHABLE, address_text, network_text, range_text
+from mesh_iptables.render.iptables import PORT_UNREACHABLE, address_text, network_text, range_text
 from mesh_iptables.value import assert_never
 
 TYPE_CHECKING = False
@@ -76,12 +76,12 @@ def _match(match: Match, rule: Rule) -> list[str]:
     """The expression of one match of `rule`; none where it is always true."""
     match match:
         case Protocol(name, negated):
-            implied = not negated and any(isinstance(other, Ports) and _ports(other, name) for other in rule.matches)
+            implied = not negated and any(isinstance(other, Ports) for other in rule.matches)
             return [] if implied else [f"meta l4proto {_not(negated)}{name}"]
         case Address():
             return _address(match)
         case Ports():
-            return _ports(match, _protocol(rule))
+            return [_ports(match, _protocol(rule))]
         case Interface():
             return _interface(match)
         case Owner(kind, low, high, negated):
@@ -125,15 +125,13 @@ def _has_holes(network: Network, bits: int) -> bool:
     return inverse & inverse + 1 != 0
 
 
-def _ports(match: Ports, protocol: str) -> list[str]:
+def _ports(match: Ports, protocol: str) -> str:
     ranges = match.ranges
-    if ranges[0].low == ALL_PORTS[0] and ranges[0].high == ALL_PORTS[1]:
-        return [NEVER] if match.negated else []
     field = f"{protocol} {'sport' if match.side == 'source' else 'dport'}"
     if len(ranges) == 1:
-        return [f"{field} {_not(match.negated)}{range_text(ranges[0].low, ranges[0].high, '-')}"]
+        return f"{field} {_not(match.negated)}{range_text(ranges[0].low, ranges[0].high, '-')}"
     texts = ", ".join(range_text(ports.low, ports.high, "-") for ports in _merged(ranges))
-    return [f"{field} {_not(match.negated)}{{ {texts} }}"]
+    return f"{field} {_not(match.negated)}{{ {texts} }}"
 
 
 def _merged(ranges: tuple[PortRange, ...]) -> list[PortRange]:

@@ -78,7 +78,7 @@ MATCHES: list[tuple[tuple[Match, ...], str]] = [
     ((TCP, ports((80, 80))), "tcp dport 80"),
     ((TCP, ports((80, 80), negated=True)), "tcp dport != 80"),
     ((TCP, ports((8000, 8010))), "tcp dport 8000-8010"),
-    ((TCP, ports((0, 65535))), "meta l4proto tcp"),
+    ((TCP, ports((0, 65535))), "tcp dport 0-65535"),
     ((TCP, ports((53, 53), (15008, 15008), negated=True)), "tcp dport != { 53, 15008 }"),
     ((TCP, ports((90, 100), (80, 95), (5, 5))), "tcp dport { 5, 80-100 }"),
     ((Protocol("udp"), Ports("source", (PortRange(53, 53),))), "udp sport 53"),
