@@ -27,6 +27,10 @@ class TableChange(Value):
     removed: tuple[str, ...]  # own chains that are not needed any more
     kept: tuple[str, ...]  # own chains, empty now, that a foreign rule still jumps to
 
+    def touched(self) -> frozenset[str]:
+        """Every chain that may be another one afterwards."""
+        return frozenset({*self.emptied, *(chain for chain, _ in (*self.deleted, *self.appended))})
+
 
 def parse_saved(text: str) -> Lines:
     """The tables of `iptables-save` text: every chain with its rules; comments, policies and counters left out."""
@@ -45,9 +49,13 @@ def parse_saved(text: str) -> Lines:
 
 
 def table_changes(family: Family, current: Lines, wanted: Lines) -> list[TableChange]:
-    """What is to be done, table by table; nothing for a table whose own part is as wanted already."""
+    """What is to be done, table by table; nothing for a table whose own part is as wanted already.
+
+    Tables are committed one by one: those that take inbound connections come first, so that none slips through while
+    REDIRECT (nat) becomes TPROXY (mangle) or the other way round.
+    """
     changes = []
-    for table in sorted({*current, *wanted}):
+    for table in sorted({*current, *wanted}, key=lambda name: ("PREROUTING" not in wanted.get(name, ()), name)):
         chains, target = current.get(table, {}), wanted.get(table, {})
         if own_part(family, table, chains) != target:
             changes.append(_change(family, table, chains, target))
@@ -130,7 +138,7 @@ def put_back_text(before: Lines, changes: Sequence[TableChange]) -> str:
     lines: list[str] = []
     for change in changes:
         chains = before.get(change.table, {})
-        touched = {*change.emptied, *(chain for chain, _ in (*change.deleted, *change.appended))}
+        touched = change.touched()
         lines.append(f"*{change.table}")
         lines += [f":{chain} - [0:0]" for chain in change.emptied]
         lines += [f"-F {chain}" for chain in BUILT_IN if chain in touched]

@@ -33,6 +33,7 @@ PROGRAM: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 LEGACY_NAMES: dict[Family, str] = {"ipv4": "/proc/net/ip_tables_names", "ipv6": "/proc/net/ip6_tables_names"}
 NFT_FAMILY: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
 LACKING_RIGHT = ("Permission denied", "Operation not permitted", "must be root", "lock file")
+LOCK_REMEDY = "it needs a writable /run, or the environment variable XTABLES_LOCKFILE"
 TABLES = frozenset({"filter", "mangle", "nat", "raw", "security"})
 
 
@@ -50,7 +51,7 @@ class RestoreBackend:
         """See Backend. A plan with the socket match is retried without it where the kernel has none."""
         before = self._current()
         wanted = after(plan)
-        changes = _changes(before, wanted)
+        changes = saved_changes(before, wanted)
         if not any(changes.values()):
             return Applied()
         self._state = None
@@ -60,10 +61,10 @@ class RestoreBackend:
             lesser = without_socket_match(wanted)
             if lesser is None:
                 raise
-            changes = _changes(before, lesser)
+            changes = saved_changes(before, lesser)
             self._commit(before, changes)
-            return _applied(changes, "No socket match support")
-        return _applied(changes)
+            return applied(changes, "No socket match support")
+        return applied(changes)
 
     def read(self) -> Ruleset:
         """See Backend."""
@@ -77,9 +78,7 @@ class RestoreBackend:
 
     def marks(self) -> frozenset[int]:
         """See Backend."""
-        rules = self._current()["ipv4"].get("mangle", {}).get("ISTIO_DIVERT", ())
-        masked = (rule.removeprefix("-j MARK --set-xmark ") for rule in rules if "--set-xmark" in rule)
-        return frozenset(int(text.partition("/")[0], 16) for text in masked)
+        return marks_in(self._current()["ipv4"].get("mangle", {}).get("ISTIO_DIVERT", ()))
 
     def _current(self) -> State:
         """What is there; read once, and without a program where the kernel says that there is nothing."""
@@ -141,8 +140,15 @@ def legacy_tables(family: Family) -> list[str]:
         return []
 
 
-def _changes(before: State, wanted: Ruleset) -> Changes:
+def saved_changes(before: State, wanted: Ruleset) -> Changes:
+    """What is to be done in each family, table by table."""
     return {family: table_changes(family, before[family], saved_lines(wanted, family)) for family in FAMILIES}
+
+
+def marks_in(rules: Sequence[str]) -> frozenset[int]:
+    """The marks that saved rules set."""
+    masked = (rule.removeprefix("-j MARK --set-xmark ") for rule in rules if "--set-xmark" in rule)
+    return frozenset(int(text.partition("/")[0], 16) for text in masked)
 
 
 def without_socket_match(ruleset: Ruleset) -> Ruleset | None:
@@ -156,7 +162,8 @@ def without_socket_match(ruleset: Ruleset) -> Ruleset | None:
     return None if lesser.chains == ruleset.chains else lesser
 
 
-def _applied(changes: Changes, *warnings: str) -> Applied:
+def applied(changes: Changes, *warnings: str) -> Applied:
+    """The changes for the user, in the words of the tools."""
     found = [(family, change) for family in FAMILIES for change in changes[family]]
     return Applied(
         removed=tuple(
@@ -199,7 +206,7 @@ def refusal(program: str, result: Result, stdin: str) -> ApplyError | MachineErr
 
 def _remedy(program: str, stderr: str) -> str:
     if "lock file" in stderr:
-        return "it needs a writable /run, or the environment variable XTABLES_LOCKFILE"
+        return LOCK_REMEDY
     if "legacy" in program:
         return "it needs root and the capabilities NET_ADMIN and NET_RAW"
     return "it needs root and the capability NET_ADMIN"
