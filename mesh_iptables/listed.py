@@ -44,11 +44,14 @@ from mesh_iptables.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from mesh_iptables.model import Family, Match, Side, Target
+    from mesh_iptables.render.nft import Layout
+    from mesh_iptables.ruleset import Key
 
     Expressions = list[dict[str, object]]  # one nft rule, as JSON spells it
+    Chains = dict[str, list[Expressions]]
 
 DROP_RULE = {"drop": None}
 MARK, CT_MARK = {"meta": {"key": "mark"}}, {"ct": {"key": "mark"}}
@@ -58,30 +61,40 @@ IP_VERSIONS = {"ip": (4, _socket.AF_INET, 32), "ip6": (6, _socket.AF_INET6, 128)
 
 
 class Listing(Value):
-    """One of our tables as the kernel has it: how each chain is hooked in, its rules, and whatever else is there."""
+    """One of our tables as the kernel has it.
+
+    `bases` says of each chain how it is hooked in; `rules` has those of each iptables table and chain, matches in the
+    order in which they are written there; `others` is whatever else the table holds.
+    """
 
     family: Family
     bases: dict[str, str]
-    rules: dict[str, list[Expressions]]
+    rules: dict[tuple[str, str], list[Rule]]
     others: tuple[str, ...]
 
 
 def parse_listing(text: str, family: Family) -> Listing:
     """The output of one `nft -j list table`."""
     bases: dict[str, str] = {}
-    rules: dict[str, list[Expressions]] = {}
+    chains: Chains = {}
     others: list[str] = []
     for entry in json.loads(text)["nftables"]:
         match entry:
+            case {"rule": {"chain": name, "expr": expressions}}:
+                chains.setdefault(name, []).append(expressions)
             case {"chain": {"name": name, **chain}}:
                 bases[name] = _base_text(chain)
-                rules.setdefault(name, [])
-            case {"rule": {"chain": name, "expr": expressions}}:
-                rules.setdefault(name, []).append(expressions)
+                chains.setdefault(name, [])
             case {"metainfo": _} | {"table": _}:
                 pass
             case _:
                 others.append(json.dumps(entry))
+    sockets = frozenset(name for name in chains if _is_socket_chain(chains, name))
+    rules = {}
+    for name, found in chains.items():
+        if name not in sockets:
+            table, _, chain_name = name.partition("-")
+            rules[table, chain_name] = _read_rules(found, family, sockets)
     return Listing(family, bases, rules, tuple(others))
 
 
@@ -93,20 +106,24 @@ def _base_text(chain: Mapping[object, object]) -> str:
     return f"{place}; policy {chain.get('policy', 'accept')};"
 
 
-def read_listings(listings: Sequence[Listing]) -> Ruleset:
+def read_listings(listings: Iterable[Listing]) -> Ruleset:
     """The rules of our tables, each match in the place where `iptables-save` has it."""
     ruleset = Ruleset()
     for listing in listings:
-        for name, rules in listing.rules.items():
-            table, _, chain = name.partition("-")
-            if chain.startswith(SOCKET) and _is_socket_chain(listing, name):
-                continue
-            spelled = _spelled(listing.family)
-            found = [_canonical(rule, listing.family) for rule in _read_rules(rules, listing)]
-            found = [spelled.get(rule, rule) for rule in found]
-            if found or chain not in BUILT_IN:
-                ruleset.chains[listing.family, table, chain] = found  # type: ignore[index]  # whatever there is
+        spelled = _spelled(listing.family)
+        for key, rules in _chains(listing).items():
+            found = (_canonical(rule, listing.family) for rule in rules)
+            ruleset.chains[key] = [spelled.get(rule, rule) for rule in found]
     return ruleset
+
+
+def _chains(listing: Listing) -> dict[Key, list[Rule]]:
+    """The chains as a Ruleset has them: built-in ones only where they hold a rule."""
+    return {
+        (listing.family, table, chain): rules  # type: ignore[misc]  # whatever tables there are
+        for (table, chain), rules in listing.rules.items()
+        if rules or chain not in BUILT_IN
+    }
 
 
 def _spelled(family: Family) -> dict[Rule, Rule]:
@@ -122,21 +139,16 @@ def is_as_wanted(listing: Listing, wanted: Ruleset) -> bool:
     chains = layout(wanted, listing.family)
     if listing.others or listing.bases != {name: chain.base for name, chain in chains.items()}:
         return False
+    there = Ruleset()
+    there.chains = _chains(listing)
     try:
-        there = layout(read_listings([listing]), listing.family)
+        return _texts(layout(there, listing.family)) == _texts(chains)
     except ValueError:  # a rule that is not one of ours
         return False
-    canonical = Ruleset()
-    canonical.chains = {
-        (family, table, chain): [_canonical(rule, family) for rule in rules]
-        for (family, table, chain), rules in wanted.chains.items()
-        if family == listing.family
-    }
-    return _texts(there) == _texts(layout(canonical, listing.family))
 
 
-def _texts(chains: Mapping[str, object]) -> dict[str, list[str]]:
-    return {name: [rule.text for rule in chain.rules] for name, chain in chains.items()}  # type: ignore[attr-defined]
+def _texts(chains: Layout) -> dict[str, list[str]]:
+    return {name: [rule.text for rule in chain.rules] for name, chain in chains.items()}
 
 
 def _canonical(rule: Rule, family: Family) -> Rule:
@@ -146,7 +158,7 @@ def _canonical(rule: Rule, family: Family) -> Rule:
     return read_rule(saved(rule, family), family)
 
 
-def _read_rules(rules: Sequence[Expressions], listing: Listing) -> list[Rule]:
+def _read_rules(rules: Sequence[Expressions], family: Family, sockets: Container[str]) -> list[Rule]:
     """The rules of one chain; a `tproxy` and the `drop` behind it are one."""
     found: list[Rule] = []
     place = 0
@@ -154,10 +166,10 @@ def _read_rules(rules: Sequence[Expressions], listing: Listing) -> list[Rule]:
         tests, actions = _split(rules[place])
         follower = rules[place + 1] if place + 1 < len(rules) else None
         if (target := _tproxy(actions)) is not None and follower == [*tests, DROP_RULE]:
-            found.append(Rule(_matches(tests, listing.family), target))
+            found.append(Rule(_matches(tests, family), target))
             place += 2
         else:
-            found.append(_read_rule(tests, actions, listing))
+            found.append(_read_rule(tests, actions, family, sockets))
             place += 1
     return found
 
@@ -176,25 +188,22 @@ def _tproxy(actions: Expressions) -> Tproxy | None:
     return None
 
 
-def _read_rule(tests: Expressions, actions: Expressions, listing: Listing) -> Rule:
-    matches = _matches(tests, listing.family)
-    target = _target(actions, listing.family)
-    if isinstance(target, Jump) and target.chain.startswith(SOCKET):
-        table = _jump_name(actions).partition("-")[0]
-        if _is_socket_chain(listing, f"{table}-{target.chain}"):
-            return Rule((*matches, Socket()), Jump(target.chain.removeprefix(SOCKET)))
-        return Rule(matches, Unknown(("jump", target.chain)))
+def _read_rule(tests: Expressions, actions: Expressions, family: Family, sockets: Container[str]) -> Rule:
+    matches = _matches(tests, family)
+    target = _target(actions, family)
+    if isinstance(target, Jump) and _jump_name(actions) in sockets:
+        return Rule((*matches, Socket()), Jump(target.chain.removeprefix(SOCKET)))
     return Rule(matches, target)
 
 
-def _is_socket_chain(listing: Listing, name: str) -> bool:
+def _is_socket_chain(chains: Chains, name: str) -> bool:
     """Whether a chain holds what `render.nft.socket_chain` writes."""
     table, _, chain = name.partition("-")
     expected = [
         [_socket_test("wildcard", "==", 1), {"return": None}],
         [_socket_test("transparent", "<=", 1), {"jump": {"target": f"{table}-{chain.removeprefix(SOCKET)}"}}],
     ]
-    return listing.rules.get(name) == expected
+    return chain.startswith(SOCKET) and chains[name] == expected
 
 
 def _socket_test(key: str, operator: str, right: int) -> dict[str, object]:
@@ -203,7 +212,7 @@ def _socket_test(key: str, operator: str, right: int) -> dict[str, object]:
 
 def _jump_name(actions: Expressions) -> str:
     match actions:
-        case [{"jump": {"target": str(name)}}] | [{"goto": {"target": str(name)}}]:
+        case [{"jump": {"target": str(name)}}]:
             return name
     return ""
 

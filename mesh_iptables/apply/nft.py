@@ -51,7 +51,7 @@ class NftBackend:
         """The rules of our own tables: with this backend, all of ours."""
         from mesh_iptables.listed import read_listings
 
-        return read_listings(list(self._current().values()))
+        return read_listings(self._current().values())
 
     def dump(self) -> str:
         """See Backend."""
@@ -59,7 +59,8 @@ class NftBackend:
 
     def marks(self) -> frozenset[int]:
         """See Backend."""
-        rules = (rule for rules in self.read().chains.values() for rule in rules)
+        chains = (rules for listing in self._current().values() for rules in listing.rules.values())
+        rules = (rule for rules in chains for rule in rules)
         return frozenset(rule.target.mark for rule in rules if isinstance(rule.target, SetMark))
 
     def _current(self) -> State:
