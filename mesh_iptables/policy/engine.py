@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
+from socket import inet_aton
 
 from mesh_iptables.policy.model import (
     ANY_ADDRESS,
@@ -197,14 +198,20 @@ class _Ranges:
     def names_for(self, address: str) -> _Names | None:
         if not self._lengths:
             return self._everywhere
-        destination = ip_address(address)
-        version, number = destination.version, int(destination)
+        version, number = _number(address)
         for length in self._lengths:
             if length[0] == version:
                 found = self._by_length[length].get(number >> length[1])
                 if found is not None:
                     return found
         return self._everywhere
+
+
+def _number(address: str) -> tuple[int, int]:
+    """IP version and the address as a number; a twentieth of what `ipaddress` takes for IPv4."""
+    if ":" not in address:
+        return 4, int.from_bytes(inet_aton(address), "big")
+    return 6, int(ip_address(address))
 
 
 def _by_protocol(chains: Mapping[str, ChainIndex], protocols: Iterable[str]) -> ChainIndex | None:

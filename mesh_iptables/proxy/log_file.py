@@ -7,6 +7,7 @@ import select
 import stat
 
 _LIMIT = 1 << 20  # bytes kept for a reader that does not read
+_NULL_DEVICE = os.makedev(1, 3)  # whoever logs there need not write a line
 _PIPE_PIECE = 4096  # a pipe that is writable takes this much at once
 
 
@@ -25,7 +26,9 @@ class LogFile:
             fd = os.dup(1)
         else:
             fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        status = os.fstat(fd)
+        self._regular = stat.S_ISREG(status.st_mode)
+        self.is_null = stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL_DEVICE
         return fd
 
     def reopen(self) -> None:

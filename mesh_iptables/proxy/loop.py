@@ -124,11 +124,10 @@ class Loop:
                 self._close()
 
     def _patience(self) -> float:
+        """How long the next poll may wait; measured from the start of the round, so never too long."""
         if self._soon:
             return 0.0
-        if not self._timers:
-            return -1.0
-        return max(0.0, self._timers[0][0] - time.monotonic())
+        return max(0.0, self._timers[0][0] - self.now) if self._timers else -1.0
 
     def _fire_timers(self) -> None:
         timers = self._timers

@@ -8,7 +8,8 @@ import struct
 from mesh_iptables.proxy.wire import Address
 
 SO_ORIGINAL_DST = 80  # <linux/netfilter_ipv4.h>; the same number at level SOL_IPV6
-_SOL_IPV6 = 41
+_SOL_IP, _SOL_IPV6 = 0, 41
+_INET = int(socket.AF_INET)
 
 _MAPPED = b"\x00" * 10 + b"\xff\xff"
 
@@ -17,8 +18,7 @@ def parse_sockaddr_in(data: bytes) -> Address:
     """A `struct sockaddr_in`; ValueError when it is none."""
     if len(data) < 8:
         raise ValueError("address cut short")
-    port, packed = struct.unpack_from("!H4s", data, 2)
-    return socket.inet_ntop(socket.AF_INET, packed), port
+    return socket.inet_ntoa(data[4:8]), data[2] << 8 | data[3]
 
 
 def parse_sockaddr_in6(data: bytes) -> Address:
@@ -40,22 +40,21 @@ def plain(address: tuple[object, ...]) -> Address:
     return host, port
 
 
-def read_original_dst(sock: socket.SocketType, *, tproxy: bool = False) -> Address:
-    """Where the client wanted to go.
+def read_original_dst(sock: socket.SocketType, family: int) -> Address:
+    """Where the client wanted to go; `family` is the socket's.
 
-    A connection that was not redirected (made to the proxy's port itself, or brought by TPROXY) has no record in
-    the kernel's table: then it is the socket's own local address. OSError when the socket is gone.
+    A connection that was not redirected (made to the proxy's port itself, or brought by TPROXY) may have no record
+    in the kernel's table: then it is the socket's own local address. OSError when the socket is gone.
     """
-    local = sock.getsockname()
-    if not tproxy:
-        try:
-            return _from_conntrack(sock, local)
-        except OSError:
-            pass
-    return plain(local)
+    try:
+        if family == _INET:
+            return parse_sockaddr_in(sock.getsockopt(_SOL_IP, SO_ORIGINAL_DST, 16))
+        return _of_ipv6_socket(sock)
+    except OSError:
+        return plain(sock.getsockname())
 
 
-def _from_conntrack(sock: socket.SocketType, local: tuple[object, ...]) -> Address:
-    if len(local) == 2 or "." in str(local[0]):
-        return parse_sockaddr_in(sock.getsockopt(socket.SOL_IP, SO_ORIGINAL_DST, 16))
+def _of_ipv6_socket(sock: socket.SocketType) -> Address:
+    if sock.getsockname()[0].startswith("::ffff:"):
+        return parse_sockaddr_in(sock.getsockopt(_SOL_IP, SO_ORIGINAL_DST, 16))
     return parse_sockaddr_in6(sock.getsockopt(_SOL_IPV6, SO_ORIGINAL_DST, 28))

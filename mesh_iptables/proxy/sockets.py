@@ -31,12 +31,12 @@ class SocketWire:
         "_loop",
         "_out",
         "_paused",
-        "_readable",
         "_timer",
         "closing",
         "connecting",
         "gone",
         "handler",
+        "readable",
         "remote",
         "sock",
         "unsent",
@@ -54,7 +54,7 @@ class SocketWire:
         self._out: deque[bytes | memoryview] | None = None
         self._timer: LoopTimer | None = None
         self._paused = False
-        self._readable = False  # the kernel may hold bytes that were not read
+        self.readable = False  # the kernel may hold bytes, or an end, that was reported and not read
         self._hangup = False  # a short read no longer means "drained"
         self._ended = False  # the handler knows of the peer's FIN
         self._finishing = False
@@ -87,7 +87,9 @@ class SocketWire:
 
     def ready(self, events: int) -> None:
         """What epoll reports."""
-        if self.connecting and not self._connected():
+        if events & (READ | HANGUP):
+            self.readable = True
+        if self.connecting and not self._connected(events):
             return
         if events & WRITE and self._out:
             self._flush()
@@ -99,14 +101,15 @@ class SocketWire:
             elif events & ERROR:
                 self._break(Failure.TERMINATION, "reset")
             else:
-                self._readable = True
+                self.readable = True
 
-    def _connected(self) -> bool:
+    def _connected(self, events: int) -> bool:
         assert self.sock is not None
-        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            self._break(Failure.CONNECT, errno.errorcode.get(error, str(error)))
-            return False
+        if events & HANGUP:
+            error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                self._break(Failure.CONNECT, errno.errorcode.get(error, str(error)))
+                return False
         self.connecting = False
         self._cancel_timer()
         self.handler.connected()
@@ -122,25 +125,25 @@ class SocketWire:
         for _ in range(_BUDGET):
             sock = self.sock
             if sock is None or self._paused or self.closing:
-                self._readable = True
+                self.readable = True
                 return
             try:
                 data = sock.recv(CHUNK)
             except BlockingIOError:
-                self._readable = False
+                self.readable = False
                 return
             except OSError as error:
                 self._break(Failure.TERMINATION, errno.errorcode.get(error.errno or 0, "read failed"))
                 return
             if not data:
-                self._readable = False
+                self.readable = False
                 self._end()
                 return
             self.handler.received(data)
             if len(data) < CHUNK and not self._hangup:
-                self._readable = False
+                self.readable = False
                 return
-        self._readable = True
+        self.readable = True
         self._loop.call_soon(self._read_on)
 
     def _end(self) -> None:
@@ -149,7 +152,7 @@ class SocketWire:
             self.handler.ended()
 
     def _read_on(self) -> None:
-        if self._readable and not self._paused and not self.closing:
+        if self.readable and not self._paused and not self.closing:
             self._read()
 
     def _break(self, failure: Failure, detail: str) -> None:
@@ -262,7 +265,7 @@ class SocketWire:
     def resume(self) -> None:
         if self._paused:
             self._paused = False
-            if self._readable:
+            if self.readable:
                 self._loop.call_soon(self._read_on)
 
     def detach(self) -> SocketType | None:
