@@ -35,10 +35,23 @@ BACKENDS = {
     "nft": ("--backend", "nft"),
     "iptc": ("--backend", "iptc"),
 }
+# The tools that print the rules of each.
+TOOLS_BY_BACKEND = {
+    "restore-legacy": {"iptables-legacy-save", "ip6tables-legacy-save"},
+    "restore-nft": {"iptables-nft-save", "ip6tables-nft-save"},
+    "nft": {"nft"},
+    "iptc": {"iptables-legacy-save", "ip6tables-legacy-save"},
+}
 MODES = ("REDIRECT", "TPROXY")
 LISTED = ("-u", "1337", "-b", f"{CAPTURED},{ON_ADDRESS}", "-i", "10.88.0.0/24", "-x", f"{EXCLUDED}/32")
 ALL = ("-u", "1337", "-b", "*", "-d", str(LEFT_ALONE), "-i", "*", "-x", f"{EXCLUDED}/32")
 USERS = (PROXY_UID, APP_UID, ROOT_UID)
+
+
+def has_backend(name: str) -> None:
+    """Skip the test where this installation lacks a backend."""
+    if name == "iptc" and importlib.util.find_spec("iptc") is None:
+        pytest.skip("the extra iptc is not installed")
 
 
 def outbound(rows: dict[tuple[str, int], tuple[str, str, str]]) -> dict[Probe, str]:
@@ -123,12 +136,8 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    name = str(request.param)
-    if name == "iptc" and (
-        importlib.util.find_spec("mesh_iptables.apply.iptc") is None or importlib.util.find_spec("iptc") is None
-    ):
-        pytest.skip("the extra iptc is not installed")
-    return BACKENDS[name]
+    has_backend(str(request.param))
+    return BACKENDS[str(request.param)]
 
 
 @pytest.mark.parametrize("mode", MODES)
