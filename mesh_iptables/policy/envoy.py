@@ -155,7 +155,9 @@ class _Writer:
     def _bound(self, listener: Listener) -> Message:
         """One listener for every destination, which finds the original one by itself."""
         chains = [chain for chain in listener.chains if chain.match.dst_port != self._policy.redirect_port]
-        guarded = replace(listener, chains=(self._guard, *chains))
+        # without inspection of the redirect port, so that it is closed at once
+        opaque = listener.opaque_ports | {self._policy.redirect_port}
+        guarded = replace(listener, chains=(self._guard, *chains), opaque_ports=opaque)
         message = self._inspected(guarded)
         original = {"name": "envoy.filters.listener.original_dst"}
         original_dst: Message = {**original, "typed_config": typed(f"{_LISTENER}.original_dst.v3.OriginalDst")}
