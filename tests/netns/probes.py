@@ -54,6 +54,26 @@ class World:
             for client in clients:
                 client.close()
 
+    def stop(self, name: str) -> None:
+        """Close the listeners of that name."""
+        for listener in [found for found, who in self.listeners.items() if who == name]:
+            del self.listeners[listener]
+            listener.close()
+
+    @contextmanager
+    def connection(self, address: str, port: int) -> Iterator[tuple[socket.socket, socket.socket]]:
+        """An open connection from outside to the application, both ends of it; none waits longer than 3 s."""
+        listener = next(found for found in self.listeners if found.getsockname()[1] == port)
+        with self.outside.entered():
+            client = socket.socket()
+        with closing(client):
+            client.settimeout(3)
+            client.connect((address, port))
+            server, _ = listener.accept()
+            with closing(server):
+                server.settimeout(3)
+                yield client, server
+
     def _client(self, probe: Probe) -> socket.socket:
         namespace = self.pod if probe.origin == "pod" else self.outside
         with namespace.entered(), _owned_by(probe.uid):

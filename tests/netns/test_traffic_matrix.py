@@ -45,6 +45,7 @@ TOOLS_BY_BACKEND = {
 MODES = ("REDIRECT", "TPROXY")
 LISTED = ("-u", "1337", "-b", f"{CAPTURED},{ON_ADDRESS}", "-i", "10.88.0.0/24", "-x", f"{EXCLUDED}/32")
 ALL = ("-u", "1337", "-b", "*", "-d", str(LEFT_ALONE), "-i", "*", "-x", f"{EXCLUDED}/32")
+RANGES = ("-u", "1300-1400", "-g", "5", "-b", f"{CAPTURED}:{ON_ADDRESS}", "-i", "0/0", "-x", "10.0.0.9/255.0.0.255")
 USERS = (PROXY_UID, APP_UID, ROOT_UID)
 
 
@@ -128,6 +129,18 @@ def expected_all(mode: str) -> dict[Probe, str]:
     return OUTBOUND_ALL | inbound(INBOUND | ports) | IPV6_OPEN
 
 
+def expected_ranges(mode: str) -> dict[Probe, str]:
+    ports = {(POD, LEFT_ALONE): "proxy", (POD, CLOSED): "refused", (POD, ON_ADDRESS): ON_ADDRESS_BY_MODE[mode]}
+    return OUTBOUND_ALL | inbound(INBOUND | ports)
+
+
+# Nobody listens on 15001: a redirected connection is refused, one for TPROXY dropped.
+WITHOUT_PROXY = {
+    "REDIRECT": inbound({(POD, CAPTURED): "refused", (ROUTED, CAPTURED): "refused", (POD, SSH): "app"}),
+    "TPROXY": inbound({(POD, CAPTURED): "timeout", (ROUTED, CAPTURED): "timeout", (POD, SSH): "app"}),
+}
+
+
 @pytest.fixture
 def world() -> Iterator[World]:
     with new_world() as found:
@@ -148,10 +161,22 @@ def test_connections_end_where_the_rules_say(world: World, backend: tuple[str, .
     world.pod.mesh_iptables("apply", *backend, *ALL, "-m", mode, env={"ENABLE_INBOUND_IPV6": "1"})
     assert world.outcomes(expected_all(mode), 3) == expected_all(mode)
     assert foreign_rules(world) == foreign
+    world.pod.mesh_iptables("apply", *backend, *RANGES, "-m", mode)
+    assert world.outcomes(expected_ranges(mode), 3) == expected_ranges(mode)
+    world.stop("proxy")
+    assert world.outcomes(WITHOUT_PROXY[mode], 0.5) == WITHOUT_PROXY[mode]
     world.pod.mesh_iptables("clean", *backend)
     free = FREE | IPV6_OPEN
     assert world.outcomes(free, 3) == free
     assert foreign_rules(world) == foreign
+
+
+def test_an_open_connection_goes_on_when_tproxy_comes(world: World, backend: tuple[str, ...]) -> None:
+    with world.connection(POD, CAPTURED) as (client, server):
+        world.pod.mesh_iptables("apply", *backend, *ALL, "-m", "TPROXY")
+        for sender, receiver in ((client, server), (server, client)):
+            sender.sendall(b"still there?")
+            assert receiver.recv(64) == b"still there?"
 
 
 def plant_foreign_rules(world: World) -> list[str]:
