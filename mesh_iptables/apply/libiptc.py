@@ -38,6 +38,9 @@ EPERM, ENOENT, EACCES, ENOPROTOOPT, EPROTONOSUPPORT, EAFNOSUPPORT = 1, 2, 13, 92
 NO_RIGHT = frozenset({EPERM, EACCES})
 NO_FEATURE = frozenset({ENOENT, ENOPROTOOPT, EPROTONOSUPPORT, EAFNOSUPPORT})
 
+# Targets that were looked for. It is libxtables that keeps them, for as long as the process lives.
+_looked_for: set[tuple[Family, str]] = set()
+
 HEAD = struct.Struct("=H29sB")  # of a match or target: its size with this head, name, revision
 STANDARD_SIZE = 40
 OFFSETS = struct.Struct("=HH")  # from the start of an entry to its target, and to its end
@@ -99,7 +102,6 @@ class Library:
             # time, and libxtables then ends the process.
             each._try_register = lambda _name: None
         self._folder = xtables._xtables_libdir
-        self._known: set[tuple[Family, str]] = set()
         self._errno = ip4tc._get_errno_loc
         self._libc = ip4tc._libc
         self._load_kernel = sys.modules["iptc.util"].load_kernel
@@ -113,10 +115,10 @@ class Library:
         other family it is loaded again, as another file.
         """
         other: Family = "ipv6" if family == "ipv4" else "ipv4"
-        if (family, name) in self._known:
+        if (family, name) in _looked_for:
             return
-        self._known.add((family, name))
-        if (other, name) not in self._known:
+        _looked_for.add((family, name))
+        if (other, name) not in _looked_for:
             return
         found = self._xtables[other].find_target(name)
         path = f"{self._folder}/libxt_{name}.so"
