@@ -35,6 +35,7 @@ class Probe:
     uid: int
     address: str
     port: int
+    source_port: int = 0  # 0: any
 
 
 @dataclass
@@ -78,6 +79,9 @@ class World:
         namespace = self.pod if probe.origin == "pod" else self.outside
         with namespace.entered(), _owned_by(probe.uid):
             client = socket.socket(_family(probe.address), socket.SOCK_STREAM)
+        if probe.source_port:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind(("", probe.source_port))
         client.setblocking(False)
         client.connect_ex((probe.address, probe.port))
         return client
