@@ -63,8 +63,16 @@ class Request(Value):
     run: Mapping[str, str]
 
 
+class UnknownOption(UsageError):
+    """There is no option `word`."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(f"{shown(word)}: there is no such option; --help lists them")
+        self.word = word
+
+
 DIALECTS = ("istio-1.0", "istio-1.2x")
-FORMATS = ("shell", "restore", "nft", "json", "table")
+FORMATS = ("shell", "restore", "nft", "json", "table", "golden")
 BACKENDS = ("auto", "restore", "nft", "iptc")
 FLAVOURS = ("legacy", "nft")
 CLUSTER_FILE = "/var/lib/istio/envoy/cluster.env"
@@ -200,7 +208,7 @@ def _option_word(word: str, known: Mapping[str, Option | RunOption]) -> tuple[st
     if not word.startswith("--") and word[:2] in known:
         return word[:2], word[2:] or None
     if word.startswith("-") and word not in ("-", "--"):
-        raise UsageError(f"{shown(name)}: there is no such option; --help lists them")
+        raise UnknownOption(name)
     raise UsageError(f"{shown(word)}: stands behind the options, where nothing is expected")
 
 

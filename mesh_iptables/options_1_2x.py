@@ -31,13 +31,10 @@ if TYPE_CHECKING:
     Settings = Mapping[str, Setting]
 
     class Surroundings(Protocol):
-        """What the original finds out by itself about the machine it runs on."""
+        """What the original finds out by itself about the machine it runs on; see `dialects`."""
 
-        def addresses(self) -> tuple[tuple[int, int], ...]:
-            """IP version and address of every interface, in the kernel's order."""
-
-        def nameservers(self) -> tuple[str, ...]:
-            """The resolvers of /etc/resolv.conf."""
+        def addresses(self) -> tuple[tuple[int, int], ...]: ...
+        def nameservers(self) -> tuple[str, ...]: ...
 
 
 # Names and defaults are istio-iptables's. No metavar: true or false. No words: by variable only.
@@ -389,8 +386,9 @@ def run_settings(settings: Settings) -> RunSettings:
     )
 
 
-def configure(settings: Settings, names: Names, surroundings: Surroundings, *, dry_run: bool) -> Config:
-    """Check every setting; raises UsageError at the first that cannot be. A dry run asks `surroundings` nothing."""
+def configure(settings: Settings, names: Names, surroundings: Surroundings | None) -> Config:
+    """Check every setting; raises UsageError at the first that cannot be. A dry run has no `surroundings`."""
+    dry_run = surroundings is None
     fixes = _fixes(settings["fix"])
     mode = _mode(settings["mode"])
     inbound = settings["inbound_ports"]
@@ -418,11 +416,11 @@ def configure(settings: Settings, names: Names, surroundings: Surroundings, *, d
         virtual_interfaces=_list(parse_interface, settings["virtual_interfaces"]),
         owner_groups=_owner_groups(settings, names, fixes, dry_run=dry_run),
         loopback=understand(_parse_loopback, settings["loopback"]),
-        dns=_dns(settings, surroundings, dry_run=dry_run),
+        dns=_dns(settings, surroundings),
         drop_invalid=_flag(settings["drop_invalid"]),
         tproxy_mark=understand(_decimal_mark, settings["tproxy_mark"]),
         tproxy_route_table=understand(_decimal_table, settings["tproxy_route_table"]),
-        ipv6=_ipv6(settings, surroundings, dry_run=dry_run),
+        ipv6=_ipv6(settings, surroundings),
         fixes=fixes,
     )
 
@@ -592,14 +590,14 @@ def _is_group(text: str, names: Names) -> bool:
     return True
 
 
-def _dns(settings: Settings, surroundings: Surroundings, *, dry_run: bool) -> DnsCapture:
+def _dns(settings: Settings, surroundings: Surroundings | None) -> DnsCapture:
     wanted, everything = _flag(settings["redirect_dns"]), _flag(settings["capture_all_dns"])
     given = settings["dns_servers"]
     servers: tuple[Network, ...] = ()
     if given.text != "none":
         servers = _list(parse_server, given)
     if wanted and not everything and not given.text:
-        if dry_run:
+        if surroundings is None:
             raise UsageError(
                 f"{settings['redirect_dns'].source}: a dry run does not read /etc/resolv.conf; "
                 "expected --dns-servers with addresses or 'none', or --capture-all-dns"
@@ -625,14 +623,14 @@ def _readable_server(text: str) -> list[Network]:
         return []
 
 
-def _ipv6(settings: Settings, surroundings: Surroundings, *, dry_run: bool) -> bool:
+def _ipv6(settings: Settings, surroundings: Surroundings | None) -> bool:
     """Whether IPv6 is captured: as said, or as the addresses of this namespace are."""
     family, dual = settings["ip_family"], _flag(settings["dual_stack"])
     if family.text not in ("auto", "ipv4", "dual"):
         raise UsageError(f"{family.source}: {shown(family.text)} is not one of auto, ipv4, dual")
     if family.text != "auto":
         return family.text == "dual"
-    if dry_run:
+    if surroundings is None:
         return dual
     versions = [version for version, address in surroundings.addresses() if not _is_local(version, address)]
     return 6 in versions if dual else versions[:1] == [6]

@@ -19,17 +19,22 @@ if TYPE_CHECKING:
     from mesh_iptables.apply import Applied, Backend
     from mesh_iptables.apply.lock import Lock
     from mesh_iptables.apply.restore import Flavour
+    from mesh_iptables.dialects import Native
     from mesh_iptables.model import Plan
     from mesh_iptables.ruleset import Ruleset
 
-    Place = Literal["legacy", "nft", "own"]  # tables of legacy xtables, of those on nf_tables, and our own of nft
+    # Tables of legacy xtables, of those on nf_tables, and with nft our own or those of istio-iptables.
+    Place = Literal["legacy", "nft", "own", "original"]
 
 
-def choose_backend(name: str, flavour: str, *, wait: int) -> Backend:
-    """The backend of that name, once no other run of ours works here; `flavour` is "" where none was asked for."""
+def choose_backend(name: str, flavour: str, *, wait: int, native: Native) -> Backend:
+    """The backend of that name, once no other run of ours works here; `flavour` is "" where none was asked for.
+
+    `native` says whose tables are made with nft.
+    """
     lock = take_lock(wait)
     if name == "nft" or (name == "auto" and not flavour and not has_program("iptables-restore")):
-        return Alone(_backend("own", lock, wait), tuple(_others("own", lock, wait)))
+        return Alone(_backend(native, lock, wait), tuple(_others(native, lock, wait)))
     if name == "iptc":
         from mesh_iptables.apply.iptc import IptcBackend
 
@@ -43,6 +48,10 @@ def _backend(place: Place, lock: Lock, wait: int) -> Backend:
         from mesh_iptables.apply.nft import NftBackend
 
         return NftBackend(lock)
+    if place == "original":
+        from mesh_iptables.apply.nft_1_2x import OriginalNftBackend
+
+        return OriginalNftBackend(lock)
     return RestoreBackend(place, lock, wait=wait)
 
 
@@ -53,6 +62,7 @@ def _others(chosen: Place, lock: Lock, wait: int) -> Iterator[Backend]:
         "legacy": any(legacy_tables(family) for family in NFT_FAMILY),
         "nft": any(family in NFT_FAMILY.values() and table in TABLES for family, table in tables),
         "own": any(family in NFT_FAMILY.values() and table == own.NFT_TABLE for family, table in tables),
+        "original": any(family == "inet" and table in own.ORIGINAL_NFT_TABLES for family, table in tables),
     }
     return (_backend(place, lock, wait) for place, used in in_use.items() if used and place != chosen)
 

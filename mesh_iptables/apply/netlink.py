@@ -9,7 +9,7 @@ from __future__ import annotations
 import _socket
 import struct
 
-from mesh_iptables.model import RouteMarked
+from mesh_iptables.model import LoopbackAddress, RouteMarked
 from mesh_iptables.value import Value
 
 TYPE_CHECKING = False
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 REQUEST, ACKNOWLEDGE, DUMP, CREATE_NEW = 0x1, 0x4, 0x300, 0x600
+NEW_ADDRESS, DELETE_ADDRESS, GET_ADDRESS = 20, 21, 22
 NEW_ROUTE, DELETE_ROUTE, GET_ROUTE = 24, 25, 26
 NEW_RULE, DELETE_RULE, GET_RULE = 32, 33, 34
 GET_NFT_TABLE = 10 << 8 | 1
@@ -31,12 +32,14 @@ NFT_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6
 RULE_PRIORITY, RULE_MARK, RULE_TABLE, RULE_MASK = 6, 10, 15, 16
 TO_TABLE = 1
 ROUTE_DESTINATION, ROUTE_INTERFACE, ROUTE_GATEWAY, ROUTE_TABLE = 1, 4, 5, 15
+ADDRESS, LOCAL_ADDRESS = 1, 2
 LOCAL, BOOT, HOST_SCOPE, LOOPBACK = 2, 3, 254, 1
 COMPACT_TABLE = 252  # what the 8-bit field says of a table with a larger number
 
 _HEADER = struct.Struct("=IHHII")
 _RULE = struct.Struct("=BBBBBBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
+_ADDRESS = struct.Struct("=BBBBI")
 
 
 class MarkRule(Value):
@@ -173,6 +176,34 @@ def _route_body(family: Family, table: int) -> bytes:
 
 def _compact(table: int) -> int:
     return table if table < 256 else COMPACT_TABLE
+
+
+def interface_addresses(link: Netlink) -> Iterator[tuple[int, int, int]]:
+    """Number of the interface, IP version and address, of every address of this network namespace."""
+    for family, version in ((AF["ipv4"], 4), (AF["ipv6"], 6)):
+        for body in link.ask(GET_ADDRESS, DUMP, _ADDRESS.pack(family, 0, 0, 0, 0)):
+            _, _, _, _, interface = _ADDRESS.unpack_from(body)
+            found = _attributes(body[_ADDRESS.size :])
+            packed = found.get(LOCAL_ADDRESS) or found.get(ADDRESS)
+            if packed:
+                yield interface, version, int.from_bytes(packed)
+
+
+def add_loopback_address(link: Netlink, operation: LoopbackAddress) -> None:
+    """`ip addr add ADDRESS dev lo`."""
+    link.ask(NEW_ADDRESS, ACKNOWLEDGE | CREATE_NEW, _address_body(operation))
+
+
+def delete_loopback_address(link: Netlink, operation: LoopbackAddress) -> None:
+    """Take it back."""
+    link.ask(DELETE_ADDRESS, ACKNOWLEDGE, _address_body(operation))
+
+
+def _address_body(operation: LoopbackAddress) -> bytes:
+    network, length = operation.network, 4 if operation.family == "ipv4" else 16
+    packed = network.address.to_bytes(length)
+    header = _ADDRESS.pack(AF[operation.family], network.mask.bit_count(), 0, HOST_SCOPE, LOOPBACK)
+    return header + b"".join(struct.pack("=HH", 4 + length, kind) + packed for kind in (ADDRESS, LOCAL_ADDRESS))
 
 
 def nft_tables() -> frozenset[tuple[str, str]]:

@@ -11,7 +11,6 @@ import click
 from mesh_iptables.cli.rules import rendered
 from mesh_iptables.errors import Difference, MeshIptablesError, UsageError, shown
 from mesh_iptables.golden import Case, difference, parse_case
-from mesh_iptables.options import split_words
 
 PATHS = click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 
@@ -51,7 +50,7 @@ def update(paths: tuple[str, ...]) -> int:
 def actual(case: Case) -> str:
     """What `render` prints for a case now; for arguments that are refused, the complaint."""
     try:
-        return rendered(split_words(case.words), case.environment)
+        return rendered(case.words, case.environment)
     except MeshIptablesError as error:
         return f"mesh-iptables: {error}\n"
 

@@ -22,3 +22,6 @@ SEQUENCES: dict[tuple[Family, str, str], tuple[Rule, ...]] = {("ipv6", "filter",
 
 # And with nft, whole tables of this name, of the families ip and ip6.
 NFT_TABLE = "mesh-iptables"
+
+# Or, of the family inet, those of istio-iptables --native-nftables.
+ORIGINAL_NFT_TABLES = frozenset({"istio-proxy-nat", "istio-proxy-mangle", "istio-proxy-raw"})

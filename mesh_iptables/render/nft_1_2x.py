@@ -60,40 +60,67 @@ CHAINS: dict[Table, dict[str, str]] = {
         "istio-output-dns": "",
     },
 }
+INVALID = (ConnState(("INVALID",)),)
 IP = {4: "ip", 6: "ip6"}
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
 def render(plan: Plan) -> str:
     """One transaction for `nft -f -` that makes our tables what they are to be, whatever they held."""
-    operations = [operation for operation in plan.setup if isinstance(operation, RuleOperation)]
-    return "".join(_table_text(table, [found for found in operations if found.table == table]) for table in TABLES)
+    return "".join(table_text(plan, table) for table in TABLES)
 
 
-def _table_text(table: Table, operations: list[RuleOperation]) -> str:
-    rules = list(_rule_lines(TABLES[table], operations))
-    if not rules:
+def table_text(plan: Plan, table: Table) -> str:
+    """The part of one table; "" where the plan has no rule for it."""
+    steps = list(_steps(plan, table))
+    if not steps:
         return ""
     name = f"inet {TABLES[table]}"
-    used = {chain_name(operation.chain) for operation in operations}
+    used = {chain_name(operation.chain) for operation, _ in steps}
     chains = [f"add chain {name} {chain}{hook}" for chain, hook in CHAINS[table].items() if chain in used]
+    rules = []
+    for operation, index in steps:
+        place = f"{name} {chain_name(operation.chain)}"
+        verb = f"add rule {place}" if index is None else f"insert rule {place} index {index}"
+        rules.append(" ".join([verb, *expression(operation)]))
     return "\n".join([f"add table {name}", f"flush table {name}", *chains, *rules]) + "\n"
 
 
-def _rule_lines(table: str, operations: list[RuleOperation]) -> Iterator[str]:
-    """A line for each rule. An insertion that would be the first rule, or the last one, is written as an addition."""
+def table_rules(plan: Plan, table: Table) -> dict[str, list[Rule]]:
+    """The rules of each chain, in the order in which the kernel has them in the end."""
+    rules: dict[str, list[Rule]] = {}
+    for operation, index in _steps(plan, table):
+        chain = rules.setdefault(chain_name(operation.chain), [])
+        chain.insert(len(chain) if index is None else index, operation.rule)
+    return rules
+
+
+def _steps(plan: Plan, table: Table) -> Iterator[tuple[RuleOperation, int | None]]:
+    """Each rule, and where it is inserted; None where it is added at the end.
+
+    An insertion that would make the first rule, or the last one, is an addition in the original.
+    """
     counts: dict[str, int] = {}
     before: RuleOperation | None = None
-    for operation in operations:
-        if before is not None and operation == before.replace(family=operation.family):
-            continue  # IPv6 has the same rule as IPv4
+    for operation in plan.setup:
+        if not isinstance(operation, RuleOperation) or operation.table != table:
+            continue
+        if before is not None and _is_twin(operation, before):
+            continue
         before = operation
-        chain = chain_name(operation.chain)
-        count, index = counts.get(chain, 0), operation.position - 1
-        counts[chain] = count + 1
-        is_insertion = operation.verb == "insert" and index < count
-        place = f"insert rule inet {table} {chain} index {index}" if is_insertion else f"add rule inet {table} {chain}"
-        yield " ".join([place, *expression(operation)])
+        count, index = counts.get(operation.chain, 0), operation.position - 1
+        counts[operation.chain] = count + 1
+        yield operation, index if operation.verb == "insert" and index < count else None
+
+
+def _is_twin(operation: RuleOperation, before: RuleOperation) -> bool:
+    """Whether IPv6 has the rule that IPv4 had just before."""
+    return (
+        operation.family != before.family
+        and operation.chain == before.chain
+        and operation.rule == before.rule
+        and (operation.verb, operation.position) == (before.verb, before.position)
+    )
 
 
 def chain_name(chain: str) -> str:
@@ -105,7 +132,7 @@ def expression(operation: RuleOperation) -> list[str]:
     """The words of one rule: tests in the order of the original, then what is done, counted."""
     table, chain, rule = operation.table, operation.chain, operation.rule
     # N15: the original drops invalid packets of TCP only here, of every protocol with iptables.
-    words = ["meta", "l4proto", "tcp"] if rule.matches == (ConnState(("INVALID",)),) else []
+    words = ["meta", "l4proto", "tcp"] if rule.matches == INVALID else []
     for match in sorted(rule.matches, key=_raw_place if table == "raw" else _place):
         if not (isinstance(match, Protocol) and _is_implied(match, rule, chain)):
             words += _test(match, rule, "meta" if table == "raw" else "")

@@ -21,6 +21,7 @@ LAYERS = (
     ("ruleset",),
     ("render",),
     ("saved", "listed", "transition", "golden"),
+    ("dialect", "dialects"),
     ("apply",),
     ("cli",),
     ("__main__",),
