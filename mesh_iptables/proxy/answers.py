@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from mesh_iptables.policy.model import NO_HEADER_OPERATIONS, HeaderOperations, HeaderStyle
+from mesh_iptables.policy.model import HeaderOperations, HeaderStyle
 from mesh_iptables.proxy.headers import operate, response_fields, without
 from mesh_iptables.proxy.http1 import CHUNKED, UNTIL_CLOSE, Fields, ResponseHead
 
@@ -56,8 +56,7 @@ def proxied(
     """A site's answer as the client gets it."""
     fields = response_fields(head)
     for operation in operations:
-        if operation is not NO_HEADER_OPERATIONS:
-            fields = operate(fields, operation)
+        fields = operate(fields, operation)
     if style is HeaderStyle.ENVOY:
         fields = [*without(fields, ("server", "x-envoy-upstream-service-time")), ("server", "envoy")]
     return AnswerHead(head.status, head.reason, fields, head.framing)

@@ -37,12 +37,28 @@ class Names(Protocol):
         """Tell once, perhaps within this call."""
 
 
-@dataclass(slots=True)
-class Wanted:
+class Wanted(Protocol):
     """What a request or connection brings along that matters for choosing a host."""
 
+    @property
+    def original(self) -> Address:
+        """Where the client connected to."""
+
+    @property
+    def name(self) -> str:
+        """The host of the request, or the SNI; without a port."""
+
+    @property
+    def digest(self) -> int | None:
+        """Its hash, if a policy gives it one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A `Wanted` of its own."""
+
     original: Address
-    name: str = ""  # the host of the request, or the SNI; without a port
+    name: str = ""
     digest: int | None = None
 
 
@@ -173,7 +189,8 @@ class Pool:
             connection.close()
         else:
             self.idle.append(connection)
-            cluster.keep_tidy()
+            if not cluster.sweeping:
+                cluster.keep_tidy()
 
     def failed(self, failure: Failure, detail: str) -> None:
         """A connection could not be made: all who wait for this host are told, as Envoy does."""
@@ -224,14 +241,17 @@ class ClusterState:
         self.retries = 0
         self.retired = False
         self._names = names
-        self._sweeping = False
         self._unwatch: list[Callable[[], None]] = []
         self._strategy: Strategy[Host] = strategy_for(config.lb, outside.chance)
         self._by_address: dict[Address, Host] = {}
         self._hosts: list[Host] = []
         self._resolved: dict[Endpoint, tuple[str, ...]] = {}
-        self._ejections_due = 0.0
         self.ejected = 0
+        # FORWARD must look a name up first; for all others `pick` gives the host, None when there is none
+        self.immediate = config.kind is not ClusterKind.FORWARD
+        self.pick = self._original if config.kind is ClusterKind.ORIGINAL_DST else self._balanced
+        self._named_pools = config.tls is not None and config.tls.sni_from_host
+        self.sweeping = False
         self._start()
 
     def _start(self) -> None:
@@ -276,14 +296,16 @@ class ClusterState:
 
     def choose(self, wanted: Wanted, chosen: Callable[[Host | None], None]) -> None:
         """Give the host for a request or connection, None when there is none; perhaps not before this returns."""
-        match self.config.kind:
-            case ClusterKind.ORIGINAL_DST:
-                address, port = wanted.original
-                chosen(self._host_at((address, self.config.port_override or port)))
-            case ClusterKind.FORWARD:
-                self._forward(wanted, chosen)
-            case _:
-                chosen(self._pick(wanted.digest))
+        if self.immediate:
+            chosen(self.pick(wanted))
+        else:
+            self._forward(wanted, chosen)
+
+    def _original(self, wanted: Wanted) -> Host | None:
+        address = wanted.original
+        if self.config.port_override:
+            address = address[0], self.config.port_override
+        return self._by_address.get(address) or self._host_at(address)
 
     def _forward(self, wanted: Wanted, chosen: Callable[[Host | None], None]) -> None:
         def told(resolution: Resolution) -> None:
@@ -303,16 +325,17 @@ class ClusterState:
             host = self._by_address[address] = Host(address)
         return host
 
-    def _pick(self, digest: int | None) -> Host | None:
+    def _balanced(self, wanted: Wanted) -> Host | None:
         hosts = self._hosts
         if self.ejected:
             hosts = self._healthy()
-        return self._strategy.pick(hosts, digest) if hosts else None
+        if len(hosts) == 1:
+            return hosts[0]
+        return self._strategy.pick(hosts, wanted.digest) if hosts else None
 
     def pool_for(self, host: Host, name: str) -> Pool:
         """The pool of a host; `name` counts only where TLS takes its server name from the request."""
-        tls = self.config.tls
-        key = name if tls is not None and tls.sni_from_host else ""
+        key = name if self._named_pools else ""
         pool = host.pools.get(key)
         if pool is None:
             pool = host.pools[key] = Pool(self, host, key)
@@ -374,12 +397,11 @@ class ClusterState:
 
     def keep_tidy(self) -> None:
         """See to it that idle connections are closed in time."""
-        if not self._sweeping:
-            self._sweeping = True
-            self.outside.call_later(min(_SWEEP, max(1.0, self.config.http_idle_timeout / 2)), self._sweep)
+        self.sweeping = True
+        self.outside.call_later(min(_SWEEP, max(1.0, self.config.http_idle_timeout / 2)), self._sweep)
 
     def _sweep(self) -> None:
-        self._sweeping = False
+        self.sweeping = False
         before = self.outside.now - self.config.http_idle_timeout
         for pool in self._pools():
             pool.drop_idle(before)

@@ -14,12 +14,14 @@ from mesh_iptables.policy.engine import NOTHING, ChainIndex, Inspected, Listener
 from mesh_iptables.policy.model import TcpAction
 from mesh_iptables.policy.routing import Deny, Reason, RouteIndex, pick
 from mesh_iptables.proxy.access_log import Record
-from mesh_iptables.proxy.cluster import ClusterState, Host, Wanted, open_tcp
+from mesh_iptables.proxy.cluster import ClusterState, Destination, Host, open_tcp
 from mesh_iptables.proxy.exchange import Surroundings
 from mesh_iptables.proxy.http_connection import HttpConnection
 from mesh_iptables.proxy.router import Router
 from mesh_iptables.proxy.sniff import Sniffer, SniffLimit
 from mesh_iptables.proxy.wire import Address, Failure, Timer, Wire
+
+_UNKNOWN: Address = ("", 0)
 
 
 @dataclass(slots=True)
@@ -187,8 +189,7 @@ class TcpSession:
         elif cluster.connections >= cluster.config.limits.max_connections:
             self._fail("UO", "overflow")
         else:
-            wanted = Wanted(self._original, self._sni)
-            cluster.choose(wanted, self._chosen)
+            cluster.choose(Destination(self._original, self._sni), self._chosen)
 
     def _chosen(self, host: Host | None) -> None:
         assert self._cluster is not None
@@ -211,6 +212,8 @@ class TcpSession:
         outside = self._active.surroundings.outside
         client, upstream = self._client, self._upstream
         self._client = self._upstream = None
+        if not self._active.surroundings.logging:  # an idle connection should not hold what nobody will read
+            self._peer = self._original = _UNKNOWN
         if client is not None:
             outside.relay(client, upstream, self._done, self._cluster.config.tcp_idle_timeout)
 

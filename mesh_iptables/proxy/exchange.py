@@ -11,15 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from mesh_iptables.policy.model import Fault, HashPolicy, HashSource, RetryPolicy, RouteTo, Rule, WeightedCluster
+from mesh_iptables.policy.model import Fault, HashPolicy, HashSource, RetryPolicy, RouteTo, Rule
 from mesh_iptables.policy.routing import Reason, pick
 from mesh_iptables.proxy.access_log import Record
 from mesh_iptables.proxy.answers import AnswerHead, LocalReply, switching
 from mesh_iptables.proxy.balance import digest
-from mesh_iptables.proxy.cluster import Clusters, ClusterState, Host, Pool, Pooled, Wanted
+from mesh_iptables.proxy.cluster import Clusters, ClusterState, Host, Pool, Pooled
 from mesh_iptables.proxy.headers import RequestIds
 from mesh_iptables.proxy.http1 import ResponseHead
-from mesh_iptables.proxy.router import Plan, Router
+from mesh_iptables.proxy.router import Plan, Router, Way
 from mesh_iptables.proxy.stats import Stats
 from mesh_iptables.proxy.upstream import Http1Upstream, OutgoingHead
 from mesh_iptables.proxy.wire import HIGH_WATER, Address, Failure, Outside, Timer
@@ -48,7 +48,7 @@ class Upstream(Protocol):
 
     @property
     def unsent(self) -> int: ...
-    def start(self, receiver: Exchange, head: OutgoingHead, extra: str, body: bytes, ended: bool) -> None: ...
+    def start(self, receiver: Exchange, head: OutgoingHead, extra: bytes, body: bytes, ended: bool) -> None: ...
     def send_body(self, data: bytes, ended: bool) -> None: ...
     def cancel(self) -> None: ...
     def pause(self) -> None: ...
@@ -65,19 +65,19 @@ class Client(Protocol):
     def interim(self, head: ResponseHead) -> None:
         """Pass a 1xx answer on."""
 
-    def answer(self, head: AnswerHead, extra: str, payload: bytes, ended: bool) -> None:
+    def answer(self, head: AnswerHead, extra: bytes, payload: bytes, ended: bool) -> None:
         """The final answer; `extra` are further field lines."""
 
     def answer_body(self, payload: bytes, ended: bool) -> None:
         """More of its body."""
 
-    def reply(self, reply: LocalReply, head: AnswerHead, extra: str) -> None:
+    def reply(self, reply: LocalReply, head: AnswerHead, extra: bytes) -> None:
         """An answer of the proxy's own, whole."""
 
     def break_off(self) -> None:
         """The answer will not be completed."""
 
-    def switch(self, head: AnswerHead, extra: str, upstream: Http1Upstream, rest: bytes) -> None:
+    def switch(self, head: AnswerHead, extra: bytes, upstream: Http1Upstream, rest: bytes) -> None:
         """101: from here on bytes go both ways."""
 
     def pause_body(self) -> None:
@@ -107,40 +107,33 @@ class Surroundings:
 class Exchange:
     """From a request's head to the end of its answer."""
 
-    __slots__ = (
-        "_answering",
-        "_attempt",
-        "_cluster",
-        "_connection",
-        "_ended",
-        "_extra",
-        "_flags",
-        "_holds_retry",
-        "_host",
-        "_keeps_body",
-        "_kept",
-        "_kept_size",
-        "_original",
-        "_over",
-        "_paused_upstream",
-        "_peer",
-        "_pool",
-        "_received",
-        "_request_id",
-        "_retry",
-        "_router",
-        "_sent",
-        "_service_ms",
-        "_sni",
-        "_started",
-        "_status",
-        "_surroundings",
-        "_target",
-        "_timer",
-        "_try_timer",
-        "client",
-        "plan",
-    )
+    # What most requests never touch lives in the class until it is set: one is made for every request.
+    _answering = False
+    _attempt = 0
+    _cluster: ClusterState | None = None
+    _connection: Upstream | None = None
+    _ended = False  # the request has
+    _extra = b""  # field lines for the answer
+    _flags = ""
+    _holds_retry = False  # counts among the cluster's retries, until it is over
+    _host: Host | None = None
+    _keeps_body = False  # for another try, or for copies
+    _kept: list[bytes] | None = None  # the request's body so far; None when there is none, or too much
+    _kept_size = 0
+    _over = False
+    _paused_upstream = False
+    _pool: Pool | None = None  # where it waits for a connection
+    _received = 0
+    _request_id = ""
+    _retry: RetryPolicy | None = None
+    _sent = 0
+    _service_ms: int | None = None
+    _status = 0
+    _timer: Timer | None = None
+    _try_timer: Timer | None = None
+    _whole = True  # all of the body is in `_kept`
+    _way: Way | None = None
+    digest: int | None = None
 
     def __init__(
         self,
@@ -157,33 +150,14 @@ class Exchange:
         self.client = client
         self.plan = plan
         self._peer = peer
-        self._original = original
+        self.original = original
         self._sni = sni
         self._started = surroundings.outside.now
-        self._attempt = 0
-        self._answering = False
-        self._over = False
-        self._ended = False  # the request has
-        self._kept: list[bytes] | None = []  # the request's body so far; None when it was too much to keep
-        self._keeps_body = False  # for another try, or for copies
-        self._kept_size = 0
-        self._received = 0
-        self._sent = 0
-        self._status = 0
-        self._service_ms: int | None = None
-        self._connection: Upstream | None = None
-        self._pool: Pool | None = None  # where it waits for a connection
-        self._host: Host | None = None
-        self._cluster: ClusterState | None = None
-        self._target: WeightedCluster | None = None
-        self._retry: RetryPolicy | None = None
-        self._holds_retry = False  # counts among the cluster's retries, until it is over
-        self._timer: Timer | None = None
-        self._try_timer: Timer | None = None
-        self._paused_upstream = False
-        self._request_id = ""
-        self._extra = ""
-        self._flags = ""
+
+    @property
+    def name(self) -> str:
+        """See `cluster.Wanted`."""
+        return self.plan.name
 
     # --- from the client ----------------------------------------------------------------------------------
 
@@ -240,11 +214,13 @@ class Exchange:
     def _keep(self, payload: bytes) -> None:
         """Keep the body for an upstream that is not there yet, or for another one."""
         self._received += len(payload)
-        if self._kept is None:
+        if not self._whole:
             return
         if self._connection is not None and (not self._keeps_body or self._kept_size > _KEPT_BODY):
-            self._kept = None
+            self._kept, self._whole = None, False
             return
+        if self._kept is None:
+            self._kept = []
         self._kept.append(payload)
         self._kept_size += len(payload)
 
@@ -327,35 +303,34 @@ class Exchange:
         action = routed.rule.action
         assert isinstance(action, RouteTo)
         targets = action.targets
-        self._target = targets[0] if len(targets) == 1 else pick(targets, self._surroundings.outside.chance())
-        if self._ended:
+        target = targets[0] if len(targets) == 1 else pick(targets, self._surroundings.outside.chance())
+        self._way = self.plan.way(target)
+        if self._ended and routed.rule.mirrors:
             self._mirror(routed.rule)
+        if routed.rule.hash_policies:
+            self.digest = self._digest(routed.rule.hash_policies)
         self._try()
 
     def _mirror(self, rule: Rule) -> None:
         """Send copies; they need the whole body, so they wait for it, and are not sent when it is too large."""
-        if not rule.mirrors or self._kept is None or self._target is None:
+        if not rule.mirrors or not self._whole or self._way is None:
             return
         from mesh_iptables.proxy.mirror import send_copies  # few rules have mirrors
 
-        body = b"".join(self._kept)
-        send_copies(self._surroundings, rule.mirrors, self.plan, self._target, body, self._original)
+        body = b"".join(self._kept or ())
+        send_copies(self._surroundings, rule.mirrors, self.plan, self._way.head, body, self.original)
 
     def _try(self) -> None:
-        assert self._target is not None
-        cluster = self._cluster = self._surroundings.clusters.get(self._target.cluster)
+        assert self._way is not None
+        cluster = self._cluster = self._surroundings.clusters.get(self._way.cluster)
         if cluster is None:
             self._reply(LocalReply(503, flags="NC", detail="cluster_not_found"))
             return
         self._attempt += 1
-        plan = self.plan
-        routed = plan.routed
-        assert routed is not None
-        wanted = Wanted(self._original)
-        if routed.rule.hash_policies:
-            wanted.digest = self._digest(routed.rule.hash_policies)
-        wanted.name = plan.host
-        cluster.choose(wanted, self._chosen)
+        if cluster.immediate:
+            self._chosen(cluster.pick(self))
+        else:
+            cluster.choose(self, self._chosen)
 
     def _digest(self, policies: tuple[HashPolicy, ...]) -> int | None:
         for policy in policies:
@@ -389,7 +364,8 @@ class Exchange:
         value = self._surroundings.ids.next().replace("-", "")[:16]
         age = f"; Max-Age={round(policy.ttl)}" if policy.ttl else ""
         path = f"; Path={policy.path}" if policy.path else ""
-        self._extra = f'set-cookie: {policy.name}="{value}"{age}{path}; HttpOnly\r\n'
+        line = f'set-cookie: {policy.name}="{value}"{age}{path}; HttpOnly\r\n'
+        self._extra = line.encode("latin-1")
         return value
 
     def _chosen(self, host: Host | None) -> None:
@@ -399,8 +375,7 @@ class Exchange:
             self.refused(None, None, "no healthy upstream")
             return
         assert self._cluster is not None
-        pool = self._cluster.pool_for(host, self.plan.host)
-        self._pool = pool
+        pool = self._pool = self._cluster.pool_for(host, self.plan.name)
         pool.request(self)
 
     def ready(self, connection: Pooled, host: Host) -> None:
@@ -410,20 +385,20 @@ class Exchange:
         upstream: Upstream = connection  # type: ignore[assignment]  # pools hold what their maker made
         self._connection = upstream
         body = b"".join(self._kept) if self._kept else b""
-        if self._ended:
+        if self._retry is not None and self._ended:
             self._start_try_timer()
-        plan = self.plan
-        assert self._target is not None
-        extra = plan.suffix(self._attempt)
+        plan, way = self.plan, self._way
+        assert way is not None
+        extra = way.first_lines if self._attempt == 1 else plan.lines(self._attempt)
         if plan.wants_id:
             if not self._request_id:
                 self._request_id = self._surroundings.ids.next()
-            extra = f"x-request-id: {self._request_id}\r\n{extra}"
+            extra = b"x-request-id: %b\r\n%b" % (self._request_id.encode(), extra)
         self._surroundings.stats.upstream_requests += 1
-        upstream.start(self, plan.outgoing(self._target), extra, body, self._ended)
+        upstream.start(self, way.head, extra, body, self._ended)
         if not self._ended:
             if not self._keeps_body:
-                self._kept = None
+                self._kept, self._whole = None, False
             self.client.resume_body()
 
     def refused(self, host: Host | None, failure: Failure | None, detail: str) -> None:
@@ -459,7 +434,7 @@ class Exchange:
 
     def _may_retry(self) -> bool:
         retry, cluster = self._retry, self._cluster
-        if retry is None or cluster is None or self._attempt > retry.attempts or self._kept is None:
+        if retry is None or cluster is None or self._attempt > retry.attempts or not self._whole:
             return False
         return self._holds_retry or cluster.retries < cluster.config.limits.max_retries
 
@@ -530,21 +505,21 @@ class Exchange:
         self._answering = True
         self._status = head.status
         self._sent += len(payload)
-        assert self._target is not None
-        answer = self._router.answer(self.plan, self._target, head)
+        assert self._way is not None
+        answer = self._router.answer(self.plan, self._way, head)
         self.client.answer(answer, self._answer_extra(answer), payload, ended)
         if ended:
             self._finish("", "via_upstream")
         else:
             self._throttle()
 
-    def _answer_extra(self, answer: AnswerHead) -> str:
+    def _answer_extra(self, answer: AnswerHead) -> bytes:
         outside = self._surroundings.outside
         extra = self._extra
         if self._router.envoy_headers:
             self._service_ms = int((outside.now - self._started) * 1000)
-            extra = f"{extra}x-envoy-upstream-service-time: {self._service_ms}\r\n"
-        return extra if answer.dated else f"{extra}date: {outside.date()}\r\n"
+            extra = b"%bx-envoy-upstream-service-time: %d\r\n" % (extra, self._service_ms)
+        return extra if answer.dated else b"%bdate: %b\r\n" % (extra, outside.date())
 
     def answer_body(self, payload: bytes, ended: bool) -> None:
         """See `upstream.Receiver`."""
@@ -614,7 +589,7 @@ class Exchange:
         self._status = reply.status
         self._sent = len(reply.text)
         head = reply.head(self._router.style)
-        self.client.reply(reply, head, f"date: {self._surroundings.outside.date()}\r\n")
+        self.client.reply(reply, head, b"date: %b\r\n" % self._surroundings.outside.date())
         self._finish(reply.flags, reply.detail, failure)
 
     def _break_off(self, flags: str, detail: str) -> None:
@@ -641,7 +616,7 @@ class Exchange:
         reason = plan.reason or Reason.ALLOWED
         return Record(
             peer=self._peer,
-            original=self._original,
+            original=self.original,
             seconds=self._surroundings.outside.now - self._started,
             method=head.method,
             path=head.target,

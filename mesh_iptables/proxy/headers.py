@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from mesh_iptables.policy.model import HeaderOperations
+from mesh_iptables.policy.model import NO_HEADER_OPERATIONS, HeaderOperations
 from mesh_iptables.proxy.http1 import CHUNKED, UNTIL_CLOSE, Fields, ResponseHead, connection_tokens, joined
 
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
@@ -47,6 +47,8 @@ def response_fields(head: ResponseHead) -> Fields:
 
 def operate(fields: Fields, operations: HeaderOperations) -> Fields:
     """Remove, then set, then add."""
+    if operations == NO_HEADER_OPERATIONS:
+        return fields
     replaced = {name for name, _ in operations.set}
     dropped = replaced.union(operations.remove)
     kept = [field for field in fields if field[0] not in dropped]

@@ -111,6 +111,11 @@ class HttpConnection:
     def _begin(self) -> bool:
         """Begin with the request at the front of the buffer, if its head is there."""
         data = self._buffer
+        plan = self._router.known(data)
+        if plan is not None:  # one head, nothing behind it, and not for the first time
+            self._buffer = b""
+            self._start(plan)
+            return True
         end = head_end(data)
         if end < 0 or data[0] in b"\r\n":
             return self._incomplete(data)
@@ -128,6 +133,8 @@ class HttpConnection:
         return True
 
     def _start(self, plan: Plan) -> None:
+        if self._timer is not None:
+            self._cancel_timer()
         head = plan.head
         self._is_head = head.method == "HEAD"
         self._minor = head.minor
@@ -210,7 +217,7 @@ class HttpConnection:
         """Answer what is no request, and close."""
         self._surroundings.stats.count_request(reply.status)
         self._is_head, self._minor, self._close = False, 1, True
-        self.reply(reply, reply.head(self._router.style), f"date: {self._surroundings.outside.date()}\r\n")
+        self.reply(reply, reply.head(self._router.style), b"date: %b\r\n" % self._surroundings.outside.date())
         self._surroundings.refused(reply, self._peer, self._original, self._sni)
 
     def _turn_to_http2(self, data: bytes) -> bool:
@@ -265,7 +272,7 @@ class HttpConnection:
         if self._minor == 1:
             self._wire.send(encode_head(f"HTTP/1.1 {head.status} {head.reason}", head.fields))
 
-    def answer(self, head: AnswerHead, extra: str, payload: bytes, ended: bool) -> None:
+    def answer(self, head: AnswerHead, extra: bytes, payload: bytes, ended: bool) -> None:
         chunked = head.framing == CHUNKED and self._minor == 1
         if head.framing == CHUNKED and self._minor == 0:
             self._close = True  # only the end of the connection can end such a body
@@ -274,16 +281,16 @@ class HttpConnection:
         if ended:
             self._answered()
 
-    def _send_head(self, head: AnswerHead, extra: str, payload: bytes, chunked: bool, ended: bool) -> None:
+    def _send_head(self, head: AnswerHead, extra: bytes, payload: bytes, chunked: bool, ended: bool) -> None:
         if self._body is not None:
             self._close = True
-        close = "connection: close\r\n" if self._close else ""
+        close = b"connection: close\r\n" if self._close else b""
         start = head.http1(minor=self._minor, coded=chunked)
         if self._is_head:
             payload = b""
         elif self._coded:
             payload = self._encoded(payload, ended)
-        self._wire.send(b"%b%b\r\n%b" % (start, (extra + close).encode("latin-1"), payload))
+        self._wire.send(b"%b%b%b\r\n%b" % (start, extra, close, payload))
 
     def _encoded(self, payload: bytes, ended: bool) -> bytes:
         coded = chunk(payload) if payload else b""
@@ -295,12 +302,12 @@ class HttpConnection:
         if ended:
             self._answered()
 
-    def reply(self, reply: LocalReply, head: AnswerHead, extra: str) -> None:
+    def reply(self, reply: LocalReply, head: AnswerHead, extra: bytes) -> None:
         self._close = self._close or reply.closes
         bodiless = reply.status in (204, 304)
         chunked = self._is_head and not reply.text and not bodiless  # as Envoy answers a HEAD without a length
         if not reply.text and not self._is_head and not bodiless:
-            extra += "content-length: 0\r\n"
+            extra += b"content-length: 0\r\n"
         self._coded = False
         self._send_head(head, extra, reply.text.encode(), chunked, ended=True)
         self._answered()
@@ -337,11 +344,11 @@ class HttpConnection:
         self._shut = True
         self._wire.close()
 
-    def switch(self, head: AnswerHead, extra: str, upstream: Http1Upstream, rest: bytes) -> None:
+    def switch(self, head: AnswerHead, extra: bytes, upstream: Http1Upstream, rest: bytes) -> None:
         self._exchange = None
         self._shut = True
         start = head.http1(minor=1, coded=False)
-        self._wire.send(b"%b%b\r\n%b" % (start, extra.encode("latin-1"), rest))
+        self._wire.send(b"%b%b\r\n%b" % (start, extra, rest))
         wire = upstream.surrender()
         if self._buffer:
             wire.send(self._buffer)

@@ -54,7 +54,9 @@ class Loop:
     def __init__(self) -> None:
         self.now = time.monotonic()
         self._epoll = select.epoll()
-        self._ready: dict[int, Callable[[int], None]] = {}
+        self._ready: list[Callable[[int], None] | None] = [
+            None
+        ] * 256  # by descriptor; a dict takes ten times the memory
         self._timers: list[tuple[float, int, LoopTimer]] = []
         self._cancelled = 0
         self._ids = count()
@@ -65,6 +67,8 @@ class Loop:
 
     def watch(self, fd: int, ready: Callable[[int], None], events: int = EVERYTHING) -> None:
         """Call `ready(events)` whenever something happens to `fd`."""
+        if fd >= len(self._ready):
+            self._ready.extend([None] * max(256, fd - len(self._ready) + 1))
         self._ready[fd] = ready
         self._epoll.register(fd, events)
 
@@ -74,12 +78,15 @@ class Loop:
 
     def forget(self, fd: int) -> None:
         """Stop watching a descriptor that stays open."""
-        if self._ready.pop(fd, None) is not None:
+        if fd < len(self._ready) and self._ready[fd] is not None:
+            self._ready[fd] = None
             self._epoll.unregister(fd)
 
     def close(self, sock: SocketType) -> None:
         """Stop watching and close at the end of the round: its number must not be reused before."""
-        self._ready.pop(sock.fileno(), None)
+        fd = sock.fileno()
+        if 0 <= fd < len(self._ready):
+            self._ready[fd] = None
         self._closing.append(sock)
 
     def call_soon(self, call: Callable[[], None]) -> None:
@@ -110,7 +117,7 @@ class Loop:
             events = poll(self._patience(), _BATCH)
             self.now = time.monotonic()
             for fd, what in events:
-                owner = ready.get(fd)
+                owner = ready[fd]
                 if owner is not None:
                     try:
                         owner(what)

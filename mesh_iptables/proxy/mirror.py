@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh_iptables.policy.model import Mirror, WeightedCluster
-from mesh_iptables.proxy.cluster import ClusterState, Host, Pool, Pooled, Wanted
+from mesh_iptables.policy.model import Mirror
+from mesh_iptables.proxy.cluster import ClusterState, Destination, Host, Pool, Pooled
 from mesh_iptables.proxy.exchange import Surroundings
 from mesh_iptables.proxy.http1 import CHUNKED, ResponseHead
 from mesh_iptables.proxy.router import Plan
@@ -19,7 +19,7 @@ def send_copies(
     surroundings: Surroundings,
     mirrors: Sequence[Mirror],
     plan: Plan,
-    target: WeightedCluster,
+    head: OutgoingHead,
     body: bytes,
     original: Address,
 ) -> None:
@@ -27,7 +27,7 @@ def send_copies(
     for mirror in mirrors:
         cluster = surroundings.clusters.get(mirror.cluster)
         if cluster is not None and surroundings.outside.chance() * 100 < mirror.percent:
-            _Copy(surroundings, cluster, plan, target, body).send(original)
+            _Copy(surroundings, cluster, plan, head, body).send(original)
 
 
 def _shadowed(authority: str) -> str:
@@ -40,24 +40,23 @@ class _Copy:
     """A `cluster.Waiter` and `upstream.Receiver` that is content with anything."""
 
     def __init__(
-        self, surroundings: Surroundings, cluster: ClusterState, plan: Plan, target: WeightedCluster, body: bytes
+        self, surroundings: Surroundings, cluster: ClusterState, plan: Plan, head: OutgoingHead, body: bytes
     ) -> None:
         self._surroundings = surroundings
         self._cluster = cluster
         self._plan = plan
         self._body = body
-        head = plan.outgoing(target)
         self._head = OutgoingHead(head.method, head.target, _shadowed(head.authority), head.fields, head.framing)
         self._connection: Http1Upstream | None = None
         self._pool: Pool | None = None
 
     def send(self, original: Address) -> None:
         self._surroundings.outside.call_later(_TIMEOUT, self._give_up)
-        self._cluster.choose(Wanted(original, self._plan.host), self._chosen)
+        self._cluster.choose(Destination(original, self._plan.name), self._chosen)
 
     def _chosen(self, host: Host | None) -> None:
         if host is not None:
-            self._pool = self._cluster.pool_for(host, self._plan.host)
+            self._pool = self._cluster.pool_for(host, self._plan.name)
             self._pool.request(self)
 
     def ready(self, connection: Pooled, host: Host) -> None:  # noqa: ARG002
@@ -65,7 +64,9 @@ class _Copy:
         if isinstance(connection, Http1Upstream):
             self._connection = connection
             body = self._body if self._head.framing == CHUNKED or self._head.framing else b""
-            connection.start(self, self._head, f"x-request-id: {self._surroundings.ids.next()}\r\n", body, ended=True)
+            connection.start(
+                self, self._head, f"x-request-id: {self._surroundings.ids.next()}\r\n".encode(), body, ended=True
+            )
 
     def _give_up(self) -> None:
         connection, self._connection = self._connection, None

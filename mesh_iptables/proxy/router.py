@@ -38,36 +38,56 @@ _MEMO_HEAD = 2048  # bytes
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 
+class Way:
+    """A plan's way to one destination: all that is the same for every request that takes it."""
+
+    __slots__ = ("cluster", "first_lines", "head", "plain", "target")
+
+    def __init__(self, target: WeightedCluster, head: OutgoingHead, first_lines: bytes, *, plain: bool) -> None:
+        self.target = target
+        self.cluster = target.cluster
+        self.head = head
+        self.first_lines = first_lines  # the field lines that Envoy adds to the first try
+        self.plain = plain  # answers get no fields of this rule's own
+
+
 class Plan:
     """What one request head leads to: a `reply`, or a `routed` rule to follow."""
 
-    __slots__ = ("_heads", "_router", "head", "reason", "reply", "request", "routed", "wants_continue", "wants_id")
+    __slots__ = (
+        "_router",
+        "_ways",
+        "head",
+        "name",
+        "reason",
+        "reply",
+        "request",
+        "routed",
+        "wants_continue",
+        "wants_id",
+    )
 
     def __init__(self, router: Router, head: RequestHead, request: Request) -> None:
         self._router = router
         self.head = head
         self.request = request
+        self.name = without_port(request.authority).lower()  # the host asked for
         self.routed: Routed | None = None
         self.reply: LocalReply | None = None
         self.reason: Reason | None = None
         self.wants_id = "x-request-id" not in head.names
         self.wants_continue = False  # the proxy itself says 100
-        self._heads: dict[int, OutgoingHead] = {}
+        self._ways: dict[int, Way] = {}
 
-    @property
-    def host(self) -> str:
-        """The host asked for, without port, in lower case."""
-        return without_port(self.request.authority).lower()
+    def way(self, target: WeightedCluster) -> Way:
+        """The way to one of the rule's destinations."""
+        way = self._ways.get(id(target))
+        if way is None:
+            way = self._ways[id(target)] = self._router.way(self, target)
+        return way
 
-    def outgoing(self, target: WeightedCluster) -> OutgoingHead:
-        """The head for an upstream."""
-        head = self._heads.get(id(target))
-        if head is None:
-            head = self._heads[id(target)] = self._router.outgoing(self, target)
-        return head
-
-    def suffix(self, attempt: int) -> str:
-        """Field lines that Envoy adds to every try."""
+    def lines(self, attempt: int) -> bytes:
+        """Field lines that Envoy adds to a try."""
         lines = ""
         if self._router.behaviour.attempt_count_header:
             lines = f"x-envoy-attempt-count: {attempt}\r\n"
@@ -76,7 +96,7 @@ class Plan:
             seconds = (rule.retry.per_try_timeout if rule.retry else 0) or rule.timeout
             if seconds:
                 lines += f"x-envoy-expected-rq-timeout-ms: {round(seconds * 1000)}\r\n"
-        return lines
+        return lines.encode()
 
 
 class Router:
@@ -89,6 +109,10 @@ class Router:
         self.envoy_headers = behaviour.header_style is HeaderStyle.ENVOY
         self._plans: dict[bytes, Plan] = {}
         self._answers: dict[int, tuple[ResponseHead, AnswerHead]] = {}
+
+    def known(self, data: bytes) -> Plan | None:
+        """The plan for a whole head that was seen before."""
+        return self._plans.get(data)
 
     def plan(self, data: bytes) -> Plan:
         """For a whole HTTP/1.x head; raises Malformed."""
@@ -149,7 +173,13 @@ class Router:
                 action.status, action.body, detail="direct_response", fields=operate([], operations)
             )
 
-    def outgoing(self, plan: Plan, target: WeightedCluster) -> OutgoingHead:
+    def way(self, plan: Plan, target: WeightedCluster) -> Way:
+        """See `Way`."""
+        assert plan.routed is not None
+        plain = plan.routed.rule.response_headers == target.response_headers == NO_HEADER_OPERATIONS
+        return Way(target, self._outgoing(plan, target), plan.lines(1), plain=plain)
+
+    def _outgoing(self, plan: Plan, target: WeightedCluster) -> OutgoingHead:
         """The head that goes to `target`."""
         assert plan.routed is not None
         head, request, rule = plan.head, plan.request, plan.routed.rule
@@ -157,8 +187,7 @@ class Router:
         if plan.wants_continue:
             fields = without(fields, ("expect",))
         for operations in (target.request_headers, rule.request_headers):
-            if operations is not NO_HEADER_OPERATIONS:
-                fields = operate(fields, operations)
+            fields = operate(fields, operations)
         if "x-forwarded-proto" not in head.names:
             fields.append(("x-forwarded-proto", "http"))
         path = rewritten_target(rule, request.target)
@@ -168,12 +197,11 @@ class Router:
         upgrade = "websocket" if head.upgrade == "websocket" else ""
         return OutgoingHead(head.method, path, authority, fields + _framing(head, upgrade), head.framing, upgrade)
 
-    def answer(self, plan: Plan, target: WeightedCluster, head: ResponseHead) -> AnswerHead:
+    def answer(self, plan: Plan, way: Way, head: ResponseHead) -> AnswerHead:
         """A site's answer as the client gets it; remembered like a plan while nothing is changed for one rule."""
-        assert plan.routed is not None
-        rule = plan.routed.rule
-        if target.response_headers is not NO_HEADER_OPERATIONS or rule.response_headers is not NO_HEADER_OPERATIONS:
-            return proxied(head, self.style, target.response_headers, rule.response_headers)
+        if not way.plain:
+            assert plan.routed is not None
+            return proxied(head, self.style, way.target.response_headers, plan.routed.rule.response_headers)
         known = self._answers.get(id(head))
         if known is not None and known[0] is head:
             return known[1]

@@ -85,7 +85,7 @@ class Runtime:
         self._max_connections = settings.max_connections or _descriptor_budget()
         self._log = _log_file(settings.access_log)
         self._formatter = Formatter(settings.log_format, settings.identity)
-        self._date = (0, "")
+        self._date = (-1, b"")
         self.draining = False
         self._paused: LoopTimer | None = None
         self.policy = policy
@@ -205,7 +205,7 @@ class Runtime:
             for _ in range(_ACCEPTS_PER_ROUND):
                 try:
                     # `accept` would wrap the descriptor twice, which costs a tenth of the connection rate
-                    fd, peer = listener._accept()
+                    fd, peer = listener._accept()  # type: ignore[attr-defined]  # typeshed leaves it out
                 except BlockingIOError:
                     return
                 except OSError as error:
@@ -392,10 +392,11 @@ class Runtime:
                 if retire is not None:
                     retire()
 
-    def date(self) -> str:
-        second = int(time.time())
+    def date(self) -> bytes:
+        second = int(self.loop.now)
         if second != self._date[0]:
-            self._date = second, time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second))
+            text = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+            self._date = second, text.encode()
         return self._date[1]
 
     def log(self, record: Record) -> None:

@@ -41,14 +41,14 @@ class OutgoingHead:
         self.upgrade = upgrade
         self._encoded: bytes | None = None
 
-    def http1(self, extra: str) -> bytes:
+    def http1(self, extra: bytes) -> bytes:
         """The head for HTTP/1.1; `extra` are further field lines."""
         start = self._encoded
         if start is None:
             lines = "".join([f"{name}: {value}\r\n" for name, value in self.fields])
             text = f"{self.method} {self.target} HTTP/1.1\r\nhost: {self.authority}\r\n{lines}"
             start = self._encoded = text.encode("latin-1")
-        return b"%b%b\r\n" % (start, extra.encode("latin-1"))
+        return b"%b%b\r\n" % (start, extra)
 
 
 class Receiver(Protocol):
@@ -110,7 +110,7 @@ class Http1Upstream:
 
     # --- the request --------------------------------------------------------------------------------------
 
-    def start(self, receiver: Receiver, head: OutgoingHead, extra: str, body: bytes, ended: bool) -> None:
+    def start(self, receiver: Receiver, head: OutgoingHead, extra: bytes, body: bytes, ended: bool) -> None:
         """Send a request; `body` is what of it is there already."""
         self._receiver = receiver
         self._is_head = head.method == "HEAD"

@@ -129,7 +129,7 @@ class Outside(Protocol):
         Takes both wires over; `idle` seconds without a byte end it.
         """
 
-    def date(self) -> str:
+    def date(self) -> bytes:
         """The time of day as HTTP writes it."""
 
     def chance(self) -> float:
