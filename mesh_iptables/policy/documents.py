@@ -277,6 +277,8 @@ def _below(field: Field, path: Iterable[str]) -> Field:
 def _convert_own_types(expected: type, value: object) -> object:
     if expected is Duration:
         return parse_duration(value)
+    if expected is object:
+        return value
     raise NotImplementedError(expected)
 
 

@@ -7,6 +7,7 @@ text keys comes out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,10 +20,12 @@ from mesh_iptables.policy.model import Origin
 
 Value = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
 
-MAX_BYTES = 8 << 20
+MAX_BYTES = 4 << 20
 MAX_DEPTH = 100
 MAX_VALUES = 300_000  # after aliases are written out
 
+_MAX_OPEN_BRACKETS = 4 * MAX_DEPTH  # some may stand in text
+_BRACKET = re.compile(r"[\[\]{}]")
 _CORE = "tag:yaml.org,2002:"
 _KEPT_AS_TEXT = frozenset({"str", "timestamp", "value"})
 
@@ -61,8 +64,19 @@ def _text(data: bytes | str) -> str:
     if len(data) > MAX_BYTES:
         raise _Refused("yaml-too-large", 1, f"the file is larger than {MAX_BYTES >> 20} MiB")
     text = data if isinstance(data, str) else _decoded(data)
+    _check_brackets(text)
     # JSON may be indented by tabs, YAML may not; inside JSON text a bare tab cannot occur
     return text.replace("\t", " ") if text.lstrip()[:1] in ("{", "[") else text
+
+
+def _check_brackets(text: str) -> None:
+    """Refuse text that opens brackets by the hundred, on which the parser would spend seconds."""
+    depth = 0
+    for bracket in _BRACKET.finditer(text):
+        depth = depth + 1 if bracket[0] in "[{" else max(depth - 1, 0)
+        if depth > _MAX_OPEN_BRACKETS:
+            line = text.count("\n", 0, bracket.start()) + 1
+            raise _Refused("yaml-too-deep", line, f"opens more than {_MAX_OPEN_BRACKETS} brackets")
 
 
 def _decoded(data: bytes) -> str:
@@ -74,7 +88,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _documents(file: str, text: str) -> Iterator[RawDocument]:
-    parser = YAML(typ="rt", pure=True)
+    parser = YAML(typ="safe", pure=True)
     try:
         for node in parser.compose_all(text):
             if node is not None:
