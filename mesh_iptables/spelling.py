@@ -109,11 +109,16 @@ def parse_tproxy_port(text: str, names: Names) -> PortRange:
 def parse_networks(text: str, names: Names) -> tuple[Network, ...]:
     """IPv4 networks as `-d` takes them: `10/8`, `10.0.0.1/24`, dotted masks; several for a host name of several."""
     body, slash, mask_text = text.rpartition("/")
-    mask = _parse_mask(mask_text) if slash else 0xFFFFFFFF
+    mask = _MASKS.get(mask_text) if slash else 0xFFFFFFFF
+    if mask is None:
+        mask = _parse_mask(mask_text)
     if mask == 0:
         return (Network(4, 0, 0, text),)
     addresses = _parse_host(body if slash else text, names)
     return tuple(Network(4, address & mask, mask, text, further=index > 0) for index, address in enumerate(addresses))
+
+
+_MASKS = {str(prefix): 0xFFFFFFFF << (32 - prefix) & 0xFFFFFFFF for prefix in range(33)}
 
 
 def _parse_mask(text: str) -> int:
@@ -128,6 +133,10 @@ def _parse_mask(text: str) -> int:
 
 
 def _parse_host(text: str, names: Names) -> tuple[int, ...]:
+    try:  # four plain numbers, which all readers take for the same; lists can be long, and this is the quick one
+        return (int.from_bytes(_socket.inet_pton(_socket.AF_INET, text)),)
+    except (OSError, ValueError):
+        pass
     octets = [parse_number(part, 255) for part in text.split(".")]
     address = _join(octets + [0] * (4 - len(octets)))  # `10.1` is 10.1.0.0
     if address is not None:

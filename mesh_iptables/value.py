@@ -8,8 +8,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, ClassVar, Self, dataclass_transform
     from typing import assert_never as assert_never
+
+    Setters = tuple[Callable[[object, object], None], ...]
 else:
 
     def assert_never(value):
@@ -25,13 +28,17 @@ _set = object.__setattr__
 class _ValueType(type):
     """Turns the annotations of a class body into slots, positional match arguments and defaults."""
 
+    _setters: Setters
+
     def __new__(mcs, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> _ValueType:
         fields = tuple(body.get("__annotations__", ()))
         body["_defaults"] = {field: body.pop(field) for field in fields if field in body}
         silent = body.get("_silent", ())
         body["_compared"] = tuple(field for field in fields if field not in silent)
         body["_fields"] = body["__match_args__"] = body["__slots__"] = fields
-        return super().__new__(mcs, name, bases, body)
+        cls = super().__new__(mcs, name, bases, body)
+        cls._setters = tuple(vars(cls)[field].__set__ for field in fields)
+        return cls
 
 
 @dataclass_transform(frozen_default=True)
@@ -44,14 +51,16 @@ class Value(metaclass=_ValueType):
     if TYPE_CHECKING:
         _fields: ClassVar[tuple[str, ...]]
         _compared: ClassVar[tuple[str, ...]]
+        _setters: ClassVar[Setters]
         _defaults: ClassVar[dict[str, object]]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        fields = self._fields
-        if len(args) == len(fields):  # the common case, worth a shortcut: one rule of ten thousand
-            for field, value in zip(fields, args, strict=True):
-                _set(self, field, value)
+        setters = self._setters
+        if len(args) == len(setters) and not kwargs:  # the common case, worth a shortcut: one rule of ten thousand
+            for setter, value in zip(setters, args):  # noqa: B905  # of one length, and strict costs a tenth
+                setter(self, value)
             return
+        fields = self._fields
         given = dict(zip(fields, args, strict=False), **kwargs)
         if len(args) > len(fields) or len(given) != len(args) + len(kwargs) or given.keys() - set(fields):
             raise TypeError(f"{type(self).__name__} takes the fields {fields}, each once")
