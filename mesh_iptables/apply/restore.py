@@ -101,8 +101,16 @@ class RestoreBackend:
         return dict(zip(families, results, strict=True))
 
     def _commit(self, before: State, changes: Changes) -> None:
+        """Try everything out, then commit it.
+
+        One change needs no trial, as it goes first and all or nothing: that of a single table, the largest of them.
+        """
         texts = {family: change_text(found) for family, found in changes.items() if found}
+        single = [family for family in texts if len(changes[family]) == 1]
+        whole = max(single, key=lambda family: len(texts[family]), default=None)
+        first = {} if whole is None else {whole: texts.pop(whole)}
         self._restore(texts, "--test")
+        self._restore(first)
         try:
             self._restore(texts)
         except ApplyError:
@@ -121,7 +129,7 @@ class RestoreBackend:
 
     def _restore(self, texts: Mapping[Family, str], *options: str) -> None:
         """One restore program a family, side by side; ApplyError for the first that refuses."""
-        wait = (f"--wait={self._wait}",) if self._flavour == "legacy" else ()
+        wait = (f"--wait={self._wait or 1}",) if self._flavour == "legacy" else ()  # 0 would be without end
         commands = [
             Command((f"{PROGRAM[family]}-{self._flavour}-restore", "--noflush", *wait, *options), text)
             for family, text in texts.items()
@@ -197,6 +205,8 @@ def refusal(program: str, result: Result, stdin: str) -> ApplyError | MachineErr
     reason = complaint.partition(": ")[2] or complaint
     if any(words in result.stderr for words in LACKING_RIGHT):
         return MachineError(f"{program}: {reason}; {_remedy(program, result.stderr)}")
+    if "holding the xtables lock" in result.stderr:
+        return ApplyError(f"{program}: another program holds the xtables lock; {complaint}", result.status)
     number = _line_number(result.stderr)
     lines = stdin.split("\n")
     if 0 < number <= len(lines):
