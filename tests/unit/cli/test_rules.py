@@ -37,9 +37,9 @@ def test_there_are_at_least_60_kinds_of_wrong_requests() -> None:
 
 
 def test_the_program_without_a_command_is_the_script() -> None:
-    for words in ([], ["-u", "1337"], ["clean"], ["apply", "-u", "1337"]):
+    for words in ([], ["-u", "1337"], ["clean"], ["apply", "-u", "1337"], ["render"]):
         assert is_plain_run(words)
-    for words in (["-h"], ["-u", "1337", "--help"], ["render"], ["golden", "check"], ["--version"], ["nonsense"]):
+    for words in (["-h"], ["-u", "1337", "--help"], ["render", "-h"], ["golden", "check"], ["--version"], ["nonsense"]):
         assert not is_plain_run(words)
 
 
