@@ -208,7 +208,7 @@ def xtables_lock(seconds: int) -> Iterator[None]:
         deadline = time.monotonic() + seconds
         while not _locked(descriptor):
             if time.monotonic() >= deadline:
-                raise ApplyError(f"another program holds the lock {path} since {seconds} s", LOCK_STATUS)
+                raise ApplyError(f"another program holds the xtables lock, {path}, since {seconds} s", LOCK_STATUS)
             time.sleep(POLL)
         yield
     finally:
