@@ -27,7 +27,7 @@ from mesh_iptables.model import (
     Zone,
 )
 from mesh_iptables.render.iptables import address_text
-from mesh_iptables.render.nft_1_2x import CHAINS, INVALID, IP, chain_name, table_rules
+from mesh_iptables.render.nft_1_2x import CHAINS, INVALID, IP, chain_name, family_test, table_rules
 from mesh_iptables.value import Value
 
 TYPE_CHECKING = False
@@ -76,12 +76,20 @@ def _base(chain: Mapping[object, object]) -> str:
 
 def is_as_wanted(listing: Listing, plan: Plan, table: Table) -> bool:
     """Whether a table is, rule by rule, what `plan` would make it; an empty chain of ours more does no harm."""
-    chains = {chain: [form(rule) for rule in rules] for chain, rules in table_rules(plan, table).items()}
+    chains = {
+        chain: [_limited(form(operation.rule), family_test(operation, plan)) for operation in operations]
+        for chain, operations in table_rules(plan, table).items()
+    }
     return (
         not listing.has_others
         and all(CHAINS[table].get(name) == base for name, base in listing.bases.items())
         and {name: rules for name, rules in listing.rules.items() if rules} == chains
     )
+
+
+def _limited(found: Form, family: tuple[str, ...]) -> Form:
+    tests, actions = found
+    return (tests | {f"meta nfproto == {family[-1]}"} if family else tests), actions
 
 
 def marks_set(listing: Listing) -> frozenset[int]:

@@ -57,28 +57,30 @@ def table_changes(family: Family, current: Lines, wanted: Lines) -> list[TableCh
     changes = []
     for table in sorted({*current, *wanted}, key=lambda name: ("PREROUTING" not in wanted.get(name, ()), name)):
         chains, target = current.get(table, {}), wanted.get(table, {})
-        if own_part(family, table, chains) != target:
+        if own_part(family, table, chains, target) != target:
             changes.append(_change(family, table, chains, target))
     return changes
 
 
-def own_part(family: Family, table: str, chains: Chains) -> Chains:
-    """Our chains, and our rules of the built-in chains. An empty chain that foreign rules hold is not counted."""
+def own_part(family: Family, table: str, chains: Chains, wanted: Chains | None = None) -> Chains:
+    """Our chains, and our rules of the built-in chains. An empty chain that foreign rules hold is not counted.
+
+    Rules of `wanted` are ours also where only the settings of this run tell.
+    """
     own_chains = own.CHAINS.get((family, table), frozenset())
     held = foreign_jumps(family, table, chains) if own_chains else frozenset()
     part = {chain: rules for chain, rules in chains.items() if chain in own_chains and (rules or chain not in held)}
     for chain in BUILT_IN:
-        if rules := own_rules(family, table, chain, chains.get(chain, ())):
+        if rules := own_rules(family, table, chain, chains, wanted):
             part[chain] = rules
     return part
 
 
-def own_rules(family: Family, table: str, chain: str, rules: Sequence[str]) -> list[str]:
+def own_rules(family: Family, table: str, chain: str, chains: Chains, wanted: Chains | None = None) -> list[str]:
     """Those lines of a built-in chain that are ours, each as often as it stands there."""
-    place = (family, table, chain)
-    jumps = {saved(jump, family) for jump in own.JUMPS.get(place, ())}
-    found = [rule for rule in rules if rule in jumps]
-    if sequence := [saved(rule, family) for rule in own.SEQUENCES.get(place, ())]:
+    found = own.own_lines(table, chain, chains, (wanted or {}).get(chain, ()))
+    if sequence := [saved(rule, family) for rule in own.SEQUENCES.get((family, table, chain), ())]:
+        rules = chains.get(chain, ())
         repeats = min(rules.count(line) for line in sequence)
         found += sequence * repeats
     return found
@@ -91,7 +93,7 @@ def foreign_jumps(family: Family, table: str, chains: Chains) -> frozenset[str]:
     for chain, rules in chains.items():
         if chain in own_chains:
             continue
-        ours = own_rules(family, table, chain, rules) if chain in BUILT_IN else ()
+        ours = own_rules(family, table, chain, chains) if chain in BUILT_IN else ()
         targets.update(jump_target(rule) for rule in rules if rule not in ours)
     return frozenset(targets & own_chains)
 
@@ -111,9 +113,7 @@ def _change(family: Family, table: str, chains: Chains, target: Chains) -> Table
     return TableChange(
         table=table,
         emptied=(*wanted, *stale),
-        deleted=tuple(
-            (chain, rule) for chain in BUILT_IN for rule in own_rules(family, table, chain, chains.get(chain, ()))
-        ),
+        deleted=tuple((chain, rule) for chain in BUILT_IN for rule in own_rules(family, table, chain, chains, target)),
         appended=tuple((chain, rule) for chain, rules in target.items() for rule in rules),
         removed=tuple(chain for chain in stale if chain not in held),
         kept=tuple(chain for chain in stale if chain in held),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from mesh_iptables.apply.netlink import (
     AF,
+    LOOPBACK,
     NETLINK_ROUTE,
     Netlink,
     add_local_default,
+    add_loopback_address,
     add_mark_rule,
     delete_local_default,
+    delete_loopback_address,
     delete_mark_rule,
+    interface_addresses,
     local_tables,
     mark_rules,
 )
 from mesh_iptables.errors import ApplyError, MachineError, MeshIptablesError
-from mesh_iptables.model import RouteMarked
-from mesh_iptables.render.restore import route_commands
+from mesh_iptables.model import LoopbackAddress, Network, RouteMarked
+from mesh_iptables.render.restore import address_command, route_commands
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,21 +42,76 @@ def enforce(plan: Plan, backend: Backend, *, marks: frozenset[int], tables: froz
     marks_in_force = backend.marks()
     with Netlink(NETLINK_ROUTE) as link:
         routings = [_Routing(link, family, marks_in_force, marks, tables) for family in AF]
+        addresses = _Addresses(link, [found for found in plan.setup if isinstance(found, LoopbackAddress)])
         try:
+            addresses.add()
             for routing in routings:
                 routing.add([route for route in routes if route.family == routing.family])
             applied = backend.apply(plan)
         except MeshIptablesError:
             for routing in routings:
                 routing.undo()
+            addresses.undo()
             raise
         for routing in routings:
             routing.remove_others()
+        addresses.remove_others(applied.removed)
+    parts: tuple[_Routing | _Addresses, ...] = (*routings, addresses)
     return applied.replace(
-        removed=(*applied.removed, *(line for routing in routings for line in routing.removed)),
-        added=(*applied.added, *(line for routing in routings for line in routing.added)),
+        removed=(*applied.removed, *(line for part in parts for line in part.removed)),
+        added=(*applied.added, *(line for part in parts for line in part.added)),
         warnings=(*applied.warnings, *(line for routing in routings for line in routing.warnings)),
     )
+
+
+PASS_THROUGH = LoopbackAddress("ipv6", Network(6, 6, (1 << 128) - 1))
+# Where these go, IPv6 was captured as by istio-1.2x, which also put ::6 on lo.
+SIGNS_OF_PASS_THROUGH = frozenset(
+    {"ip6tables -t nat -D OUTPUT -j ISTIO_OUTPUT", "nft delete table inet istio-proxy-nat"}
+)
+
+
+class _Addresses:
+    """The further addresses of `lo`, as they are and as they become."""
+
+    def __init__(self, link: Netlink, wanted: Sequence[LoopbackAddress]) -> None:
+        self.removed: list[str] = []
+        self.added: list[str] = []
+        self._link = link
+        self._wanted = wanted
+        self._new: list[LoopbackAddress] = []
+
+    def _is_there(self, operation: LoopbackAddress) -> bool:
+        wanted = (LOOPBACK, operation.network.version, operation.network.address)
+        return wanted in interface_addresses(self._link)
+
+    def add(self) -> None:
+        """Make what is not there yet; ApplyError where the kernel refuses."""
+        for operation in self._wanted:
+            if self._is_there(operation):
+                continue
+            text = " ".join(address_command(operation))
+            try:
+                add_loopback_address(self._link, operation)
+            except OSError as error:
+                if error.errno == EPERM:
+                    raise MachineError(f"{text}: {error.strerror}; it needs root and NET_ADMIN") from None
+                raise ApplyError(f"{text}: {error.strerror}; --ip-family ipv4 does without", 2) from None
+            self._new.append(operation)
+            self.added.append(text)
+
+    def undo(self) -> None:
+        """Put back what was there before `add`."""
+        for operation in self._new:
+            delete_loopback_address(self._link, operation)
+
+    def remove_others(self, removed: Sequence[str]) -> None:
+        """Take back what an earlier run added, if the lines that were removed say that there was one."""
+        if PASS_THROUGH in self._wanted or SIGNS_OF_PASS_THROUGH.isdisjoint(removed):
+            return
+        if self._is_there(PASS_THROUGH):
+            delete_loopback_address(self._link, PASS_THROUGH)
+            self.removed.append(" ".join(address_command(PASS_THROUGH)).replace(" add ", " del "))
 
 
 class _Routing:

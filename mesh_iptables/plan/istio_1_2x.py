@@ -92,14 +92,19 @@ def _rules(config: Config) -> Iterator[RuleOperation]:
     if config.dns.enabled:
         yield from _dns(config, both)
     yield from _destinations(config, both)
-    # N12: the original writes these also where nothing inbound is captured and no route is made for the mark.
-    if config.mode == "TPROXY" and (config.inbound_ports or "N12" not in config.fixes):
+    if _marks_packets(config):
         yield from _tproxy_marks(config, both)
+
+
+def _marks_packets(config: Config) -> bool:
+    """Whether TPROXY is at work."""
+    # N12: the original marks packets also where nothing inbound is captured and no route is made for the mark.
+    return config.mode == "TPROXY" and (bool(config.inbound_ports) or "N12" not in config.fixes)
 
 
 def _interfaces(config: Config, both: Families) -> Iterator[RuleOperation]:
     why = "excluded interface"
-    tables: tuple[Table, ...] = ("nat", "mangle") if config.mode == "TPROXY" else ("nat",)
+    tables: tuple[Table, ...] = ("nat", "mangle") if _marks_packets(config) else ("nat",)
     for table in tables:
         for name in config.exclude_interfaces:
             yield from _append(both, table, "PREROUTING", Interface("in", name), to=RETURN, why=why, option="-c")

@@ -82,17 +82,27 @@ def table_text(plan: Plan, table: Table) -> str:
     for operation, index in steps:
         place = f"{name} {chain_name(operation.chain)}"
         verb = f"add rule {place}" if index is None else f"insert rule {place} index {index}"
-        rules.append(" ".join([verb, *expression(operation)]))
+        only = family_test(operation, plan)
+        rules.append(" ".join([verb, *only, *expression(operation)]))
     return "\n".join([f"add table {name}", f"flush table {name}", *chains, *rules]) + "\n"
 
 
-def table_rules(plan: Plan, table: Table) -> dict[str, list[Rule]]:
+def table_rules(plan: Plan, table: Table) -> dict[str, list[RuleOperation]]:
     """The rules of each chain, in the order in which the kernel has them in the end."""
-    rules: dict[str, list[Rule]] = {}
+    rules: dict[str, list[RuleOperation]] = {}
     for operation, index in _steps(plan, table):
         chain = rules.setdefault(chain_name(operation.chain), [])
-        chain.insert(len(chain) if index is None else index, operation.rule)
+        chain.insert(len(chain) if index is None else index, operation)
     return rules
+
+
+def family_test(operation: RuleOperation, plan: Plan) -> tuple[str, ...]:
+    """What keeps a rule to its family. Only the jump to the conntrack zones needs it, where N17 is corrected."""
+    if (operation.table, operation.chain) != ("raw", "OUTPUT"):
+        return ()
+    families = {found.family for found in plan.setup if isinstance(found, RuleOperation)}
+    jumps = {found.family for found in plan.setup if isinstance(found, RuleOperation) and found.rule == operation.rule}
+    return ("meta", "nfproto", operation.family) if families != jumps else ()
 
 
 def _steps(plan: Plan, table: Table) -> Iterator[tuple[RuleOperation, int | None]]:
