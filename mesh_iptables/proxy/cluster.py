@@ -250,7 +250,7 @@ class ClusterState:
         # FORWARD must look a name up first; for all others `pick` gives the host, None when there is none
         self.immediate = config.kind is not ClusterKind.FORWARD
         self.pick = self._original if config.kind is ClusterKind.ORIGINAL_DST else self._balanced
-        self._named_pools = config.tls is not None and config.tls.sni_from_host
+        self.named_pools = config.tls is not None and config.tls.sni_from_host
         self.sweeping = False
         self._start()
 
@@ -335,7 +335,7 @@ class ClusterState:
 
     def pool_for(self, host: Host, name: str) -> Pool:
         """The pool of a host; `name` counts only where TLS takes its server name from the request."""
-        key = name if self._named_pools else ""
+        key = name if self.named_pools else ""
         pool = host.pools.get(key)
         if pool is None:
             pool = host.pools[key] = Pool(self, host, key)

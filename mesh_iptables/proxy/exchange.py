@@ -107,33 +107,42 @@ class Surroundings:
 class Exchange:
     """From a request's head to the end of its answer."""
 
-    # What most requests never touch lives in the class until it is set: one is made for every request.
-    _answering = False
-    _attempt = 0
-    _cluster: ClusterState | None = None
-    _connection: Upstream | None = None
-    _ended = False  # the request has
-    _extra = b""  # field lines for the answer
-    _flags = ""
-    _holds_retry = False  # counts among the cluster's retries, until it is over
-    _host: Host | None = None
-    _keeps_body = False  # for another try, or for copies
-    _kept: list[bytes] | None = None  # the request's body so far; None when there is none, or too much
-    _kept_size = 0
-    _over = False
-    _paused_upstream = False
-    _pool: Pool | None = None  # where it waits for a connection
-    _received = 0
-    _request_id = ""
-    _retry: RetryPolicy | None = None
-    _sent = 0
-    _service_ms: int | None = None
-    _status = 0
-    _timer: Timer | None = None
-    _try_timer: Timer | None = None
-    _whole = True  # all of the body is in `_kept`
-    _way: Way | None = None
-    digest: int | None = None
+    __slots__ = (
+        "_answering",
+        "_attempt",
+        "_cluster",
+        "_connection",
+        "_ended",
+        "_extra",
+        "_flags",
+        "_holds_retry",
+        "_host",
+        "_keeps_body",
+        "_kept",
+        "_kept_size",
+        "_over",
+        "_paused_upstream",
+        "_peer",
+        "_pool",
+        "_received",
+        "_request_id",
+        "_retry",
+        "_router",
+        "_sent",
+        "_service_ms",
+        "_sni",
+        "_started",
+        "_status",
+        "_surroundings",
+        "_timer",
+        "_try_timer",
+        "_way",
+        "_whole",
+        "client",
+        "digest",
+        "original",
+        "plan",
+    )
 
     def __init__(
         self,
@@ -153,11 +162,60 @@ class Exchange:
         self.original = original
         self._sni = sni
         self._started = surroundings.outside.now
+        self.digest: int | None = None
+        # the request
+        self._ended = False
+        self._whole = True  # all of its body is in `_kept`
+        self._kept: list[bytes] | None = None
+        self._kept_size = self._received = 0
+        self._keeps_body = False  # for another try, or for copies
+        self._request_id = ""
+        # the tries
+        self._way: Way | None = None
+        self._cluster: ClusterState | None = None
+        self._host: Host | None = None
+        self._pool: Pool | None = None  # where it waits for a connection
+        self._connection: Upstream | None = None
+        self._attempt = 0
+        self._retry: RetryPolicy | None = None
+        self._holds_retry = False  # counts among the cluster's retries, until it is over
+        self._timer: Timer | None = None
+        self._try_timer: Timer | None = None
+        # the answer
+        self._answering = self._over = self._paused_upstream = False
+        self._status = self._sent = 0
+        self._service_ms: int | None = None
+        self._extra = b""  # field lines for it
+        self._flags = ""
 
     @property
     def name(self) -> str:
         """See `cluster.Wanted`."""
         return self.plan.name
+
+    def take_over(
+        self,
+        way: Way,
+        cluster: ClusterState,
+        host: Host,
+        connection: Upstream | None,
+        started: float,
+        request_id: str,
+    ) -> None:
+        """Stand where `express` stood: a request without a body was sent to `host` for the first time."""
+        assert self.plan.routed is not None
+        self._way, self._cluster, self._host, self._connection = way, cluster, host, connection
+        self._started, self._request_id = started, request_id
+        self._retry = self.plan.routed.rule.retry
+        self._ended = True
+        self._attempt = 1
+
+    def log_answer(self, status: int, sent: int) -> None:
+        """Log an answer that `express` has given."""
+        self._status, self._sent, self._over = status, sent, True
+        if self._router.envoy_headers:
+            self._service_ms = int((self._surroundings.outside.now - self._started) * 1000)
+        self._surroundings.outside.log(self._record("", "via_upstream", ""))
 
     # --- from the client ----------------------------------------------------------------------------------
 

@@ -62,20 +62,22 @@ def without(fields: Fields, names: Iterable[str]) -> Fields:
 
 
 class RequestIds:
-    """Random UUIDs (RFC 9562, version 4), from one read of the system's random numbers for many."""
+    """Random UUIDs (RFC 9562, version 4), made many at a time from one read of the system's random numbers."""
 
-    __slots__ = ("_bytes",)
+    __slots__ = ("_ready",)
 
-    _BATCH = 128
+    _BATCH = 64
 
     def __init__(self) -> None:
-        self._bytes = ""
+        self._ready: list[str] = []
 
     def next(self) -> str:
         """One that was not given before."""
-        pool = self._bytes
-        if not pool:
-            pool = os.urandom(16 * self._BATCH).hex()
-        self._bytes = pool[32:]
-        variant = "89ab"[int(pool[16], 16) & 3]
-        return f"{pool[:8]}-{pool[8:12]}-4{pool[13:16]}-{variant}{pool[17:20]}-{pool[20:32]}"
+        if not self._ready:
+            text = os.urandom(16 * self._BATCH).hex()
+            self._ready = [_uuid(text[start : start + 32]) for start in range(0, len(text), 32)]
+        return self._ready.pop()
+
+
+def _uuid(digits: str) -> str:
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from mesh_iptables.proxy.answers import AnswerHead, LocalReply
 from mesh_iptables.proxy.exchange import Exchange, Surroundings
+from mesh_iptables.proxy.express import Express
 from mesh_iptables.proxy.http1 import (
     CHUNKED,
     LAST_CHUNK,
@@ -21,7 +22,7 @@ from mesh_iptables.proxy.http1 import (
     head_end,
     may_begin_request,
 )
-from mesh_iptables.proxy.router import Plan, Router, malformed_reply
+from mesh_iptables.proxy.router import Plan, Router, Way, malformed_reply
 from mesh_iptables.proxy.sniff import H2_PREFACE
 from mesh_iptables.proxy.upstream import Http1Upstream
 from mesh_iptables.proxy.wire import Address, Failure, Timer, Wire
@@ -42,32 +43,34 @@ class HttpConnection:
         "_close",
         "_coded",
         "_exchange",
+        "_express",
         "_is_head",
         "_minor",
         "_original",
-        "_peer",
         "_pumping",
-        "_router",
         "_shut",
         "_silent",
-        "_sni",
-        "_surroundings",
         "_timer",
         "_wire",
         "last_used",
+        "peer",
+        "router",
+        "sni",
+        "surroundings",
     )
 
     def __init__(
         self, surroundings: Surroundings, router: Router, wire: Wire, peer: Address, original: Address, sni: str = ""
     ) -> None:
-        self._surroundings = surroundings
-        self._router = router
+        self.surroundings = surroundings
+        self.router = router
         self._wire = wire
-        self._peer = peer
+        self.peer = peer
         self._original = original
-        self._sni = sni
+        self.sni = sni
         self._buffer = b""
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | Express | None = None
+        self._express = Express(self, original)
         self._body: BodyReader | None = None  # of the request that is being read
         self._pumping = False
         self._is_head = False
@@ -87,8 +90,34 @@ class HttpConnection:
     def received(self, data: bytes) -> None:
         if self._shut:
             return
+        if self._exchange is None and not self._buffer:
+            plan = self.router.known(data)
+            if (
+                plan is not None
+                and plan.express is not None
+                and self._timer is None
+                and self._sends(plan, plan.express)
+            ):
+                return
         self._buffer = self._buffer + data if self._buffer else data
         self._pump()
+
+    def _sends(self, plan: Plan, way: Way) -> bool:
+        """Take the short way, see `express`."""
+        if not self._express.takes(plan, way):
+            return False
+        head = plan.head
+        self._is_head = head.method == "HEAD"
+        self._minor = head.minor
+        self._close = self._close or not head.keep_alive
+        self.last_used = self.surroundings.outside.now
+        self._exchange = self._express
+        return True
+
+    def hand_over(self, exchange: Exchange) -> None:
+        """The short way was not for this request."""
+        if self._exchange is self._express:
+            self._exchange = exchange
 
     def _pump(self) -> None:
         """Read on as far as the bytes and the order of answers allow."""
@@ -111,7 +140,7 @@ class HttpConnection:
     def _begin(self) -> bool:
         """Begin with the request at the front of the buffer, if its head is there."""
         data = self._buffer
-        plan = self._router.known(data)
+        plan = self.router.known(data)
         if plan is not None:  # one head, nothing behind it, and not for the first time
             self._buffer = b""
             self._start(plan)
@@ -122,7 +151,7 @@ class HttpConnection:
         if self._timer is not None:
             self._cancel_timer()
         try:
-            plan = self._router.plan(data[:end])
+            plan = self.router.plan(data[:end])
         except Malformed as error:
             if H2_PREFACE.startswith(data[: len(H2_PREFACE)]):
                 return self._turn_to_http2(data)
@@ -138,10 +167,10 @@ class HttpConnection:
         head = plan.head
         self._is_head = head.method == "HEAD"
         self._minor = head.minor
-        self._close = not head.keep_alive
-        self.last_used = self._surroundings.outside.now
+        self._close = self._close or not head.keep_alive
+        self.last_used = self.surroundings.outside.now
         exchange = self._exchange = Exchange(
-            self._surroundings, self._router, self, plan, self._peer, self._original, self._sni
+            self.surroundings, self.router, self, plan, self.peer, self._original, self.sni
         )
         if head.framing == 0 or head.upgrade == "websocket":
             exchange.begin(b"", ended=True)
@@ -175,13 +204,13 @@ class HttpConnection:
             return bool(stripped)
         if not may_begin_request(data) and not H2_PREFACE.startswith(data):
             self._refuse(malformed_reply(Malformed("not HTTP")))
-        elif len(data) > self._router.behaviour.max_header_bytes + _HEAD_SLACK:
+        elif len(data) > self.router.behaviour.max_header_bytes + _HEAD_SLACK:
             error = Malformed("headers too large", 431, "Request Header Fields Too Large")
             self._refuse(malformed_reply(error))
         elif self._timer is None:
-            timeout = self._router.behaviour.header_timeout
+            timeout = self.router.behaviour.header_timeout
             if timeout:
-                self._timer = self._surroundings.outside.call_later(timeout, self._head_timed_out)
+                self._timer = self.surroundings.outside.call_later(timeout, self._head_timed_out)
         return False
 
     def _head_timed_out(self) -> None:
@@ -199,7 +228,7 @@ class HttpConnection:
         if ended:
             self._buffer = body.rest or b""
             self._body = None
-        if self._exchange is not None and (payload or ended):
+        if isinstance(self._exchange, Exchange) and (payload or ended):
             self._exchange.body(payload, ended)
 
     def _malformed_body(self, error: Malformed) -> None:
@@ -215,10 +244,10 @@ class HttpConnection:
 
     def _refuse(self, reply: LocalReply) -> None:
         """Answer what is no request, and close."""
-        self._surroundings.stats.count_request(reply.status)
+        self.surroundings.stats.count_request(reply.status)
         self._is_head, self._minor, self._close = False, 1, True
-        self.reply(reply, reply.head(self._router.style), b"date: %b\r\n" % self._surroundings.outside.date())
-        self._surroundings.refused(reply, self._peer, self._original, self._sni)
+        self.reply(reply, reply.head(self.router.style), b"date: %b\r\n" % self.surroundings.outside.date())
+        self.surroundings.refused(reply, self.peer, self._original, self.sni)
 
     def _turn_to_http2(self, data: bytes) -> bool:
         if not data.startswith(H2_PREFACE):
@@ -226,7 +255,7 @@ class HttpConnection:
         from mesh_iptables.proxy.http2 import Http2Connection  # few clients speak it in clear text
 
         self._shut = True
-        connection = Http2Connection(self._surroundings, self._router, self._wire, self._peer, self._original)
+        connection = Http2Connection(self.surroundings, self.router, self._wire, self.peer, self._original)
         self._wire.handler = connection
         connection.received(data)
         return False
@@ -321,7 +350,7 @@ class HttpConnection:
             return
         if self._buffer and not self._pumping:
             self._wire.resume()
-            self._surroundings.outside.call_later(0.0, self._pump)
+            self.surroundings.outside.call_later(0.0, self._pump)
 
     def _finish(self) -> None:
         """Close, but not before the client has read the answer: unread bytes would turn the close into a reset."""
@@ -332,7 +361,7 @@ class HttpConnection:
         self._buffer, self._body = b"", None
         self._wire.finish()
         self._wire.resume()
-        self._timer = self._surroundings.outside.call_later(_CLOSE_DELAY, self._wire.close)
+        self._timer = self.surroundings.outside.call_later(_CLOSE_DELAY, self._wire.close)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -356,7 +385,7 @@ class HttpConnection:
         def done(up: int, down: int) -> None:  # noqa: ARG001
             upstream.surrendered_ended()
 
-        self._surroundings.outside.relay(self._wire, wire, done, _TUNNEL_IDLE)
+        self.surroundings.outside.relay(self._wire, wire, done, _TUNNEL_IDLE)
 
     def pause_body(self) -> None:
         self._wire.pause()

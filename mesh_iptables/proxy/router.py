@@ -14,6 +14,8 @@ from mesh_iptables.policy.model import (
     ExpectContinue,
     HeaderStyle,
     Redirect,
+    RouteTo,
+    Rule,
     WeightedCluster,
 )
 from mesh_iptables.policy.routing import (
@@ -57,6 +59,7 @@ class Plan:
     __slots__ = (
         "_router",
         "_ways",
+        "express",
         "head",
         "name",
         "reason",
@@ -77,6 +80,7 @@ class Plan:
         self.reason: Reason | None = None
         self.wants_id = "x-request-id" not in head.names
         self.wants_continue = False  # the proxy itself says 100
+        self.express: Way | None = None  # the only way there is, with nothing to be done but to send and answer
         self._ways: dict[int, Way] = {}
 
     def way(self, target: WeightedCluster) -> Way:
@@ -163,6 +167,8 @@ class Router:
         plan.routed = found
         action = found.rule.action
         operations = found.rule.response_headers
+        if isinstance(action, RouteTo) and len(action.targets) == 1 and _is_simple(plan.head, found.rule):
+            plan.express = plan.way(action.targets[0])
         if isinstance(action, Redirect):
             request = plan.request
             location = redirect_location(action, request.scheme, request.authority, request.target)
@@ -210,6 +216,13 @@ class Router:
             self._answers.clear()
         self._answers[id(head)] = (head, answer)  # holding the head keeps its id from being reused
         return answer
+
+
+def _is_simple(head: RequestHead, rule: Rule) -> bool:
+    """Whether a request needs no timer, no chance, no copy and no body; see `express`."""
+    waits = rule.timeout or (rule.retry is not None and rule.retry.per_try_timeout)
+    special = rule.fault or rule.mirrors or rule.hash_policies
+    return not (waits or special or head.framing or head.upgrade or "expect" in head.names)
 
 
 def _request(head: RequestHead, *, normalise: bool) -> Request:

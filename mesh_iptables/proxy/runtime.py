@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
 import resource
@@ -20,7 +21,7 @@ from mesh_iptables.policy.engine import PolicyIndex
 from mesh_iptables.policy.model import DefaultAction, EgressPolicy
 from mesh_iptables.proxy.access_log import Formatter, LogFormat, Record
 from mesh_iptables.proxy.admin import AdminConnection
-from mesh_iptables.proxy.cluster import Clusters, Pool, Pooled
+from mesh_iptables.proxy.cluster import Clusters
 from mesh_iptables.proxy.connection import Active, Connection
 from mesh_iptables.proxy.dns import Resolver
 from mesh_iptables.proxy.dns_socket import SocketAsker
@@ -36,7 +37,7 @@ from mesh_iptables.proxy.resolv import ResolvConf, parse_hosts, parse_resolv_con
 from mesh_iptables.proxy.sockets import SocketWire
 from mesh_iptables.proxy.stats import Stats
 from mesh_iptables.proxy.tunnel import Tunnel
-from mesh_iptables.proxy.upstream import Http1Upstream
+from mesh_iptables.proxy.upstream import make_upstream
 from mesh_iptables.proxy.wire import Address, Failure, Handler, TlsClient, Wire
 
 _ACCEPTS_PER_ROUND = 64
@@ -98,7 +99,7 @@ class Runtime:
         self._read_resolver_files()
         self._resolver.refresh = policy.behaviour.dns_refresh
         self._resolver.ipv6 = policy.behaviour.ipv6
-        clusters = Clusters(policy.clusters, self, self._resolver, _make_upstream)
+        clusters = Clusters(policy.clusters, self, self._resolver, make_upstream)
         surroundings = Surroundings(self, clusters, self.stats, RequestIds(), self._log is not None)
         return Active(PolicyIndex(policy), surroundings)
 
@@ -132,6 +133,7 @@ class Runtime:
         self.loop.call_later(_SWEEP, self._sweep)
         self._watch_signals()
         self.loop.failed = self._survive
+        _tame_collector()
         self.loop.run()
         if self._log is not None:
             self._log.flush()
@@ -429,13 +431,16 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
+def _tame_collector() -> None:
+    """What is there now stays; what comes is freed by counting references, cycles being rare."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
 def _log_file(path: str) -> LogFile | None:
     file = LogFile(path) if path else None
     return None if file is not None and file.is_null else file
-
-
-def _make_upstream(pool: Pool) -> Pooled:
-    return Http1Upstream(pool)
 
 
 def _stream_socket(address: str) -> SocketType:

@@ -87,6 +87,10 @@ class SocketWire:
 
     def ready(self, events: int) -> None:
         """What epoll reports."""
+        if not (events & HANGUP or self._paused or self.connecting or self.closing or self._out):
+            if events & READ:
+                self._read()
+            return
         if events & (READ | HANGUP):
             self.readable = True
         if self.connecting and not self._connected(events):

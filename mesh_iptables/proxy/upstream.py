@@ -84,16 +84,17 @@ class Http1Upstream:
         "_keep",
         "_opened",
         "_pool",
-        "_receiver",
         "_request_done",
+        "_serves",
         "idle_since",
+        "receiver",
         "served",
         "wire",
     )
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._receiver: Receiver | None = None
+        self.receiver: Receiver | None = None
         self._buffer = b""
         self._body: BodyReader | None = None
         self._is_head = False
@@ -104,6 +105,7 @@ class Http1Upstream:
         self.idle_since = 0.0
         self.served = 0
         cluster = pool.cluster
+        self._serves = cluster.config.limits.max_requests_per_connection or 1 << 62
         tls = cluster.config.tls
         client = tls_client(tls, pool.name, ("http/1.1",)) if tls is not None else None
         self.wire: Wire = cluster.outside.connect(pool.host.address, self, cluster.config.connect_timeout, client)
@@ -112,7 +114,7 @@ class Http1Upstream:
 
     def start(self, receiver: Receiver, head: OutgoingHead, extra: bytes, body: bytes, ended: bool) -> None:
         """Send a request; `body` is what of it is there already."""
-        self._receiver = receiver
+        self.receiver = receiver
         self._is_head = head.method == "HEAD"
         self._chunked = head.framing == CHUNKED
         self._keep = True
@@ -136,15 +138,15 @@ class Http1Upstream:
 
     def cancel(self) -> None:
         """The receiver wants no answer any more; the connection cannot be used again."""
-        if self._receiver is not None:
-            self._receiver = None
+        if self.receiver is not None:
+            self.receiver = None
             self.wire.abort()
             self._pool.finished()
             self._pool.gone()
 
     def surrender(self) -> Wire:
         """Give the wire away for good (after `switched`); the pool counts it until `surrendered_ended`."""
-        self._receiver = None
+        self.receiver = None
         return self.wire
 
     def surrendered_ended(self) -> None:
@@ -174,12 +176,12 @@ class Http1Upstream:
         self._pool.opened(self)
 
     def drained(self) -> None:
-        if self._receiver is not None:
-            self._receiver.upstream_drained()
+        if self.receiver is not None:
+            self.receiver.upstream_drained()
 
     def ended(self) -> None:
         body = self._body
-        if self._receiver is not None and isinstance(body, UntilCloseBody):
+        if self.receiver is not None and isinstance(body, UntilCloseBody):
             self._complete(b"")
         else:
             self.broken(Failure.TERMINATION, "upstream closed")
@@ -188,7 +190,7 @@ class Http1Upstream:
         if not self._opened:
             self._pool.failed(failure, detail)
             return
-        receiver, self._receiver = self._receiver, None
+        receiver, self.receiver = self.receiver, None
         self.wire.close()
         if receiver is None:
             self._unlist()
@@ -203,9 +205,18 @@ class Http1Upstream:
             self._pool.idle.remove(self)
 
     def received(self, data: bytes) -> None:
-        if self._receiver is None:
+        receiver = self.receiver
+        if receiver is None:
             self.broken(Failure.PROTOCOL, "bytes without a request")
             return
+        if self._body is None and not self._buffer:
+            # nearly every answer: a head that was seen before, and all of its body
+            end = data.find(b"\r\n\r\n") + 4
+            head = _memo.get(data[:end])
+            if head is not None and head.status >= 200 and head.framing == len(data) - end and not self._is_head:
+                self._keep = head.keep_alive
+                self._finish(receiver, head, data[end:])
+                return
         try:
             if self._body is None:
                 self._head(self._buffer + data if self._buffer else data)
@@ -215,7 +226,7 @@ class Http1Upstream:
             self._fail_protocol(error.detail)
 
     def _fail_protocol(self, detail: str) -> None:
-        receiver, self._receiver = self._receiver, None
+        receiver, self.receiver = self.receiver, None
         self.wire.abort()
         self._pool.finished()
         if receiver is not None:
@@ -234,9 +245,9 @@ class Http1Upstream:
             data = data[end:]
             if head.status >= 200 or head.status == 101:
                 break
-            assert self._receiver is not None
-            self._receiver.interim(head)
-            if not data or self._receiver is None:
+            assert self.receiver is not None
+            self.receiver.interim(head)
+            if not data or self.receiver is None:
                 self._buffer = data
                 return
         self._buffer = b""
@@ -250,7 +261,7 @@ class Http1Upstream:
         self._buffer = data
 
     def _final(self, head: ResponseHead, data: bytes) -> None:
-        receiver = self._receiver
+        receiver = self.receiver
         assert receiver is not None
         if head.status == 101:
             receiver.switched(head, self, data)
@@ -271,14 +282,14 @@ class Http1Upstream:
     def _more(self, body: BodyReader, data: bytes) -> None:
         payload = body.feed(data)
         if body.rest is None:
-            if payload and self._receiver is not None:
-                self._receiver.answer_body(payload, ended=False)
+            if payload and self.receiver is not None:
+                self.receiver.answer_body(payload, ended=False)
             return
         self._keep = self._keep and not body.rest
         self._complete(payload)
 
     def _complete(self, payload: bytes) -> None:
-        receiver = self._receiver
+        receiver = self.receiver
         self._free()
         if receiver is not None:
             receiver.answer_body(payload, ended=True)
@@ -290,13 +301,14 @@ class Http1Upstream:
         self._hand_back()
 
     def _free(self) -> None:
-        self._receiver = None
+        self.receiver = None
         self._body = None
-        self._pool.finished()
+        pool = self._pool
+        pool.cluster.requests -= 1
+        pool.host.active -= 1
 
     def _hand_back(self) -> None:
-        limit = self._pool.cluster.config.limits.max_requests_per_connection
-        if self._keep and self._request_done and not (limit and self.served >= limit):
+        if self._keep and self._request_done and self.served < self._serves:
             self._pool.release(self)
         else:
             self.wire.close()
@@ -316,3 +328,8 @@ def _parsed(data: bytes) -> ResponseHead:
                 _memo.clear()
             _memo[data] = head
     return head
+
+
+def make_upstream(pool: Pool) -> Http1Upstream:
+    """See `cluster.ConnectionMaker`."""
+    return Http1Upstream(pool)

@@ -1,0 +1,141 @@
+"""The short way for the most frequent request: seen before, without a body, answered whole by a waiting connection.
+
+It does what an `Exchange` does when nothing out of the ordinary happens, without making one. The moment anything
+else happens (an answer in pieces, a status somebody may want to retry, a failure) an `Exchange` is made that stands
+where this one stood, and gets to hear of it instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh_iptables.proxy.cluster import ClusterState, Host
+from mesh_iptables.proxy.exchange import Exchange
+from mesh_iptables.proxy.http1 import ResponseHead
+from mesh_iptables.proxy.router import Plan, Way
+from mesh_iptables.proxy.wire import Address, Failure
+
+if TYPE_CHECKING:
+    from mesh_iptables.proxy.http_connection import HttpConnection
+    from mesh_iptables.proxy.upstream import Http1Upstream
+
+
+class Express:
+    """One for each client connection; an `upstream.Receiver` and `cluster.Wanted`."""
+
+    __slots__ = ("_client", "_cluster", "_connection", "_host", "_plan", "_request_id", "_started", "_way", "original")
+
+    digest: int | None = None
+
+    def __init__(self, client: HttpConnection, original: Address) -> None:
+        self._client = client
+        self.original = original
+        self._plan: Plan | None = None
+        self._way: Way | None = None
+        self._cluster: ClusterState | None = None
+        self._host: Host | None = None
+        self._connection: Http1Upstream | None = None
+        self._started = 0.0
+        self._request_id = ""
+
+    @property
+    def name(self) -> str:
+        """See `cluster.Wanted`."""
+        return self._plan.name if self._plan is not None else ""
+
+    def takes(self, plan: Plan, way: Way) -> bool:
+        """Send the request if a connection is waiting for it; else nothing has happened."""
+        surroundings = self._client.surroundings
+        cluster = surroundings.clusters.get(way.cluster)
+        if cluster is None or not cluster.immediate:
+            return False
+        self._plan = plan
+        host = cluster.pick(self)
+        pool = host.pools.get(plan.name if cluster.named_pools else "") if host is not None else None
+        if host is None or pool is None or not pool.idle or cluster.requests >= cluster.config.limits.max_requests:
+            return False
+        cluster.requests += 1
+        host.active += 1
+        self._way, self._cluster, self._host = way, cluster, host
+        self._started = surroundings.outside.now
+        connection: Http1Upstream = pool.idle.pop()  # type: ignore[assignment]  # pools hold what their maker made
+        self._connection = connection
+        lines = way.first_lines
+        if plan.wants_id:
+            request_id = self._request_id = surroundings.ids.next()
+            lines = b"x-request-id: %b\r\n%b" % (request_id.encode(), lines)
+        surroundings.stats.upstream_requests += 1
+        connection.start(self, way.head, lines, b"", True)
+        return True
+
+    # --- from the upstream --------------------------------------------------------------------------------
+
+    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+        """See `upstream.Receiver`."""
+        client, way, plan, cluster = self._client, self._way, self._plan, self._cluster
+        assert way is not None
+        assert plan is not None
+        assert cluster is not None
+        if not ended or head.status >= 400 or cluster.config.outlier is not None or "grpc-status" in head.names:
+            self._promoted().answered(head, payload, ended)
+            return
+        surroundings, router = client.surroundings, client.router
+        answer = router.answer(plan, way, head)
+        now = surroundings.outside.now
+        if router.envoy_headers:
+            lines = b"x-envoy-upstream-service-time: %d\r\n" % int((now - self._started) * 1000)
+        else:
+            lines = b""
+        if not answer.dated:
+            lines += b"date: %b\r\n" % surroundings.outside.date()
+        surroundings.stats.count_request(head.status)
+        if surroundings.logging:
+            self._log(head.status, len(payload))
+        self._connection = None
+        client.answer(answer, lines, payload, ended=True)
+
+    def _log(self, status: int, sent: int) -> None:
+        exchange = self._promoted()
+        exchange.log_answer(status, sent)
+
+    def _promoted(self) -> Exchange:
+        """An exchange in the same place."""
+        client, plan = self._client, self._plan
+        assert plan is not None
+        exchange = Exchange(client.surroundings, client.router, client, plan, client.peer, self.original, client.sni)
+        assert self._way is not None
+        assert self._cluster is not None
+        assert self._host is not None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.receiver = exchange
+        exchange.take_over(self._way, self._cluster, self._host, connection, self._started, self._request_id)
+        client.hand_over(exchange)
+        return exchange
+
+    def interim(self, head: ResponseHead) -> None:
+        """See `upstream.Receiver`."""
+        self._client.interim(head)
+
+    def answer_body(self, payload: bytes, ended: bool) -> None:  # noqa: ARG002
+        """Comes behind a head only, when the exchange is the receiver."""
+
+    def switched(self, head: ResponseHead, connection: Http1Upstream, rest: bytes) -> None:
+        """See `upstream.Receiver`."""
+        self._promoted().switched(head, connection, rest)
+
+    def upstream_failed(self, failure: Failure, detail: str) -> None:
+        """See `upstream.Receiver`."""
+        self._promoted().upstream_failed(failure, detail)
+
+    def upstream_drained(self) -> None:
+        """Nothing waits for that."""
+
+    # --- from the client ----------------------------------------------------------------------------------
+
+    def client_gone(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._promoted().client_gone()
+
+    def client_drained(self) -> None:
+        """Nothing waits for that."""
