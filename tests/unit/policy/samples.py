@@ -33,10 +33,12 @@ def istio(kind: str, spec: Mapping[str, object], **metadata: object) -> Fields:
     return document(kind, spec, "networking.istio.io/v1", **metadata)
 
 
-def entry(*hosts: str, ports: Sequence[Fields] = (HTTP,), metadata: Fields | None = None, **spec: object) -> Fields:
-    """A ServiceEntry; resolution DNS unless said."""
-    fields = {"hosts": list(hosts), "ports": list(ports), "resolution": "DNS", **spec}
-    return istio("ServiceEntry", fields, **{"name": hosts[0] if hosts else "none", **(metadata or {})})
+def entry(*hosts: str, **spec: object) -> Fields:
+    """A ServiceEntry; port 80 for HTTP and resolution DNS unless said. `metadata` is no field of its spec."""
+    metadata = spec.pop("metadata", {})
+    assert isinstance(metadata, dict)
+    fields = {"hosts": list(hosts), "ports": [HTTP], "resolution": "DNS", **spec}
+    return istio("ServiceEntry", fields, **{"name": hosts[0] if hosts else "none", **metadata})
 
 
 def routes(host: str, *http: Fields, metadata: Fields | None = None, **spec: object) -> Fields:

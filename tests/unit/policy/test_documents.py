@@ -10,6 +10,8 @@ from mesh_iptables.policy.complaint import Severity
 from mesh_iptables.policy.documents import read_documents
 from tests.unit.policy.samples import REGISTRY_ONLY, Fields, entry, ids, istio, mesh, read, routes, to
 
+_CONFIG_MAP = "kind: ConfigMap\napiVersion: v1\nmetadata: {name: istio}\ndata:\n  mesh: "
+
 _EGRESS = """\
 apiVersion: policy.openservicemesh.io/v1alpha1
 kind: Egress
@@ -88,11 +90,11 @@ def test_mesh_settings_are_also_read_from_the_config_map_with_their_lines() -> N
     assert [(each.id, each.origin.line, each.origin.field) for each in found.complaints] == [
         ("unknown-field", 7, "data.mesh.x")
     ]
-    assert found.of(istio_types.MeshConfig)[0].spec.connect_timeout == 3
+    assert found.of(istio_types.MeshConfig)[0].spec.connect_timeout == 3.0
 
 
 def test_a_config_map_whose_mesh_is_no_yaml_stops_everything() -> None:
-    text = "kind: ConfigMap\napiVersion: v1\nmetadata: {name: istio}\ndata:\n  mesh: '['\n"
+    text = f"{_CONFIG_MAP}'['\n"
     found = read_documents([("p.yaml", text)])
     assert Severity.FATAL in [each.severity for each in found.complaints]
 
