@@ -28,17 +28,19 @@ class Refused(Exception):
 class Ruleset:
     """Chains by family, table and name, the marks that are delivered locally, and further addresses of `lo`.
 
-    Built-in chains are there without being made, but are listed in `chains` only once they hold a rule.
+    Built-in chains are there without being made, but are listed in `chains` only once they hold a rule. `heads` says
+    how many of their rules were inserted in front; that is how they came to be, and plays no part in comparison.
     """
 
     def __init__(self) -> None:
         self.chains: dict[Key, list[Rule]] = {}
         self.policies: dict[Key, str] = {}
+        self.heads: dict[Key, int] = {}
         self.routes: list[RouteMarked] = []
         self.addresses: list[LoopbackAddress] = []
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ruleset) and vars(self) == vars(other)
+        return isinstance(other, Ruleset) and vars(self) | {"heads": {}} == vars(other) | {"heads": {}}
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
@@ -101,11 +103,15 @@ class Ruleset:
             raise Refused(f"there is no chain {target.chain} to jump to")
         rules = self.chains.setdefault(key, [])
         rules.insert(len(rules) if operation.verb == "append" else operation.position - 1, operation.rule)
+        if operation.verb == "insert" and operation.position == 1 and operation.chain in BUILT_IN:
+            self.heads[key] = self.heads.get(key, 0) + 1
 
     def _delete_rule(self, key: Key, rule: Rule) -> None:
         rules = self.chains.get(key, [])
         if rule not in rules:
             raise Refused(f"chain {key[2]} has no such rule")
+        if rules.index(rule) < self.heads.get(key, 0):
+            self.heads[key] -= 1
         rules.remove(rule)
         if not rules and key[2] in BUILT_IN:
             del self.chains[key]

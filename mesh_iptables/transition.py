@@ -9,12 +9,13 @@ from mesh_iptables.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mesh_iptables.model import Family
 
     Chains = dict[str, list[str]]  # chain to rules as iptables-save prints them, without `-A CHAIN`
     Lines = dict[str, Chains]  # table to chains
+    Heads = Mapping[tuple[str, str], int]  # of table and chain
 
 
 class TableChange(Value):
@@ -23,13 +24,14 @@ class TableChange(Value):
     table: str
     emptied: tuple[str, ...]  # own chains, made where they are not there
     deleted: tuple[tuple[str, str], ...]
+    inserted: tuple[tuple[str, str], ...]  # in front of foreign rules, in this order
     appended: tuple[tuple[str, str], ...]
     removed: tuple[str, ...]  # own chains that are not needed any more
     kept: tuple[str, ...]  # own chains, empty now, that a foreign rule still jumps to
 
     def touched(self) -> frozenset[str]:
         """Every chain that may be another one afterwards."""
-        return frozenset({*self.emptied, *(chain for chain, _ in (*self.deleted, *self.appended))})
+        return frozenset({*self.emptied, *(chain for chain, _ in (*self.deleted, *self.inserted, *self.appended))})
 
 
 def parse_saved(text: str) -> Lines:
@@ -48,8 +50,10 @@ def parse_saved(text: str) -> Lines:
     return lines
 
 
-def table_changes(family: Family, current: Lines, wanted: Lines) -> list[TableChange]:
+def table_changes(family: Family, current: Lines, wanted: Lines, heads: Heads | None = None) -> list[TableChange]:
     """What is to be done, table by table; nothing for a table whose own part is as wanted already.
+
+    `heads` says how many of the rules that are wanted in a built-in chain stand in front of foreign ones.
 
     Tables are committed one by one: those that take inbound connections come first, so that none slips through while
     REDIRECT (nat) becomes TPROXY (mangle) or the other way round.
@@ -58,7 +62,7 @@ def table_changes(family: Family, current: Lines, wanted: Lines) -> list[TableCh
     for table in sorted({*current, *wanted}, key=lambda name: ("PREROUTING" not in wanted.get(name, ()), name)):
         chains, target = current.get(table, {}), wanted.get(table, {})
         if own_part(family, table, chains, target) != target:
-            changes.append(_change(family, table, chains, target))
+            changes.append(_change(family, table, chains, target, heads or {}))
     return changes
 
 
@@ -105,7 +109,7 @@ def jump_target(line: str) -> str:
     return next((words[place + 1] for place, word in enumerate(words[:-1]) if word in ("-j", "-g")), "")
 
 
-def _change(family: Family, table: str, chains: Chains, target: Chains) -> TableChange:
+def _change(family: Family, table: str, chains: Chains, target: Chains, heads: Heads) -> TableChange:
     own_chains = own.CHAINS.get((family, table), frozenset())
     wanted = [chain for chain in target if chain not in BUILT_IN]
     stale = [chain for chain in chains if chain in own_chains and chain not in target]
@@ -114,7 +118,12 @@ def _change(family: Family, table: str, chains: Chains, target: Chains) -> Table
         table=table,
         emptied=(*wanted, *stale),
         deleted=tuple((chain, rule) for chain in BUILT_IN for rule in own_rules(family, table, chain, chains, target)),
-        appended=tuple((chain, rule) for chain, rules in target.items() for rule in rules),
+        inserted=tuple(
+            (chain, rule) for chain, rules in target.items() for rule in rules[: heads.get((table, chain), 0)]
+        ),
+        appended=tuple(
+            (chain, rule) for chain, rules in target.items() for rule in rules[heads.get((table, chain), 0) :]
+        ),
         removed=tuple(chain for chain in stale if chain not in held),
         kept=tuple(chain for chain in stale if chain in held),
     )
@@ -127,6 +136,7 @@ def change_text(changes: Sequence[TableChange]) -> str:
         lines.append(f"*{change.table}")
         lines += [f":{chain} - [0:0]" for chain in change.emptied]
         lines += [f"-D {chain} {rule}" for chain, rule in change.deleted]
+        lines += [f"-I {chain} {rule}" for chain, rule in reversed(change.inserted)]
         lines += [f"-A {chain} {rule}" for chain, rule in change.appended]
         lines += [f"-X {chain}" for chain in change.removed]
         lines.append("COMMIT\n")

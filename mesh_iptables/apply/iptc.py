@@ -144,6 +144,8 @@ class IptcBackend:
             table.empty(chain)
         for chain in {chain: None for chain, _ in change.deleted}:
             self._delete(table, chain, before[chain], [line for place, line in change.deleted if place == chain])
+        for chain, line in reversed(change.inserted):
+            table.insert(chain, self._entry(rules[chain, line], line, family))
         for chain, line in change.appended:
             table.append(chain, self._entry(rules[chain, line], line, family))
         for chain in change.removed:

@@ -38,8 +38,9 @@ EPERM, ENOENT, EACCES, ENOPROTOOPT, EPROTONOSUPPORT, EAFNOSUPPORT = 1, 2, 13, 92
 NO_RIGHT = frozenset({EPERM, EACCES})
 NO_FEATURE = frozenset({ENOENT, ENOPROTOOPT, EPROTONOSUPPORT, EAFNOSUPPORT})
 
-# Targets that were looked for. It is libxtables that keeps them, for as long as the process lives.
-_looked_for: set[tuple[Family, str]] = set()
+# Extensions that were looked for, and their files. It is libxtables that keeps them as long as the process lives.
+_looked_for: set[tuple[Family, str, str]] = set()
+_loaded: set[str] = set()
 
 HEAD = struct.Struct("=H29sB")  # of a match or target: its size with this head, name, revision
 STANDARD_SIZE = 40
@@ -102,33 +103,43 @@ class Library:
             # time, and libxtables then ends the process.
             each._try_register = lambda _name: None
         self._folder = xtables._xtables_libdir
+        self._libxtables = xtables._lib_xtables
         self._errno = ip4tc._get_errno_loc
         self._libc = ip4tc._libc
         self._load_kernel = sys.modules["iptc.util"].load_kernel
         self._built: dict[tuple[Family, int, tuple[str, ...]], bytes] = {}
         self._printed: dict[tuple[Family, str, bytes], str] = {}
 
-    def _make_known(self, family: Family, name: str) -> None:
-        """Have libxtables know a target of both families, such as REDIRECT, for the second one too.
+    def _make_known(self, family: Family, option: str, name: str) -> None:
+        """Have libxtables know an extension, such as REDIRECT, for the second family too.
 
-        Such a target registers for the family at hand, when its file is loaded, and a file is loaded once; so for the
-        other family it is loaded again, as another file.
+        A file of extensions registers those of the family at hand when it is loaded, and is loaded once; for the other
+        family it is loaded again, as another file.
         """
-        other: Family = "ipv6" if family == "ipv4" else "ipv4"
-        if (family, name) in _looked_for:
+        path = os.path.realpath(f"{self._folder}/libxt_{name}.so")
+        if (family, option, name) in _looked_for or not os.path.exists(path):
             return
-        _looked_for.add((family, name))
-        if (other, name) not in _looked_for:
-            return
-        found = self._xtables[other].find_target(name)
-        path = f"{self._folder}/libxt_{name}.so"
-        if not found or not found[0].family or not os.path.exists(path):
-            return
-        self._xtables[family].find_target("standard")  # the family at hand
-        with open(path, "rb") as file:
-            copy = os.memfd_create(name)  # stays open: a second one of the same number would pass for the first
-            os.write(copy, file.read())
-            ctypes.CDLL(f"/proc/self/fd/{copy}")
+        _looked_for.add((family, option, name))
+        if path in _loaded and not self._is_registered(family, option, name):
+            self._xtables[family].find_target("standard")  # makes this the family at hand
+            with open(path, "rb") as file:
+                copy = os.memfd_create(name)  # stays open: a second one of the same number would pass for the first
+                os.write(copy, file.read())
+                ctypes.CDLL(f"/proc/self/fd/{copy}")
+        _loaded.add(path)
+
+    def _is_registered(self, family: Family, option: str, name: str) -> bool:
+        kind = "matches" if option == "-m" else "targets"
+        xtables = self._xtables[family]
+        structure = xtables._match_struct if option == "-m" else xtables._target_struct
+        for start in (f"xtables_pending_{kind}", f"xtables_{kind}"):
+            place = ctypes.c_void_p.in_dll(self._libxtables, start).value
+            while place:
+                found = structure.from_address(place)
+                if found.name == name.encode() and found.family in (0, xtables.proto):
+                    return True
+                place = found.next
+        return False
 
     def table(self, family: Family, name: str) -> Table:
         """Open a table as it is now; MachineError where rights or the kernel lack."""
@@ -166,8 +177,7 @@ class Library:
         rule = self._rules[family]()
         rule.get_ip().proto = protocol
         kind = self._match if words[0] == "-m" else self._target
-        if words[0] == "-j":
-            self._make_known(family, words[1])
+        self._make_known(family, words[0], words[1])
         given = [(option, f"{'!' if negated else ''}{' '.join(values)}") for negated, option, values in options(words)]
         try:
             with captured(2):  # warnings about older revisions of an extension
@@ -192,8 +202,7 @@ class Library:
         _, name, revision = HEAD.unpack_from(extension)
         name = name.partition(b"\0")[0]
         xtables = self._xtables[family]
-        if option == "-j":
-            self._make_known(family, name.decode())
+        self._make_known(family, option, name.decode())
         with captured(2):
             found = xtables.find_match(name) if option == "-m" else xtables.find_target(name)
         if not found:
@@ -267,6 +276,10 @@ class Table:
     def append(self, chain: str, raw: bytes) -> None:
         """Put a rule behind the others of a chain."""
         self._check(self._bindings.iptc_append_entry(chain.encode(), raw, self._handle), f"-A {chain}")
+
+    def insert(self, chain: str, raw: bytes) -> None:
+        """Add a rule in front of all others of a chain."""
+        self._check(self._bindings.iptc_insert_entry(chain.encode(), raw, 0, self._handle), f"-I {chain}")
 
     def delete(self, chain: str, number: int) -> None:
         """Remove one rule of a chain, by its number from 0."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mesh_iptables.apply.process import Result
     from mesh_iptables.model import Family, Plan
     from mesh_iptables.ruleset import Ruleset
-    from mesh_iptables.transition import Lines, TableChange
+    from mesh_iptables.transition import Heads, Lines, TableChange
 
     Flavour = Literal["legacy", "nft"]
     State = dict[Family, Lines]
@@ -150,7 +150,11 @@ def legacy_tables(family: Family) -> list[str]:
 
 def saved_changes(before: State, wanted: Ruleset) -> Changes:
     """What is to be done in each family, table by table."""
-    return {family: table_changes(family, before[family], saved_lines(wanted, family)) for family in FAMILIES}
+    changes: Changes = {}
+    for family in FAMILIES:
+        heads: Heads = {(table, chain): count for (of, table, chain), count in wanted.heads.items() if of == family}
+        changes[family] = table_changes(family, before[family], saved_lines(wanted, family), heads)
+    return changes
 
 
 def marks_in(rules: Sequence[str]) -> frozenset[int]:
@@ -167,6 +171,7 @@ def without_socket_match(ruleset: Ruleset) -> Ruleset | None:
     lesser = Ruleset()
     for key, rules in ruleset.chains.items():
         lesser.chains[key] = [rule for rule in rules if Socket() not in rule.matches]
+    lesser.heads = ruleset.heads
     return None if lesser.chains == ruleset.chains else lesser
 
 
@@ -186,7 +191,7 @@ def applied(changes: Changes, *warnings: str) -> Applied:
         added=tuple(
             f"{PROGRAM[family]} -t {change.table} -A {chain} {rule}"
             for family, change in found
-            for chain, rule in change.appended
+            for chain, rule in (*change.inserted, *change.appended)
         ),
         warnings=(
             *warnings,

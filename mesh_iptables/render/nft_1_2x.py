@@ -101,7 +101,11 @@ def family_test(operation: RuleOperation, plan: Plan) -> tuple[str, ...]:
     if (operation.table, operation.chain) != ("raw", "OUTPUT"):
         return ()
     families = {found.family for found in plan.setup if isinstance(found, RuleOperation)}
-    jumps = {found.family for found in plan.setup if isinstance(found, RuleOperation) and found.rule == operation.rule}
+    jumps = {
+        found.family
+        for found in plan.setup
+        if isinstance(found, RuleOperation) and (found.table, found.rule) == ("raw", operation.rule)
+    }
     return ("meta", "nfproto", operation.family) if families != jumps else ()
 
 
