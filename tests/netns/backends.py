@@ -56,5 +56,10 @@ def own_rules(namespace: Namespace, backend: str) -> dict[str, list[str]]:
         return {"nft": namespace.run("nft", "list", "ruleset").stdout.splitlines()}
     flavour = "nft" if backend == "nft" else "legacy"
     names = (f"iptables-{flavour}-save", f"ip6tables-{flavour}-save")
-    texts = {name: namespace.run(name).stdout for name in names}
-    return {name: [line for line in text.splitlines() if line.startswith("-A")] for name, text in texts.items()}
+    return {name: _rules_by_table(namespace.run(name).stdout) for name in names}
+
+
+def _rules_by_table(text: str) -> list[str]:
+    """Tables by name; the kernel lists them in the order in which they were made."""
+    tables = sorted(part[part.index("*") :] for part in text.split("COMMIT") if "*" in part)
+    return [line for table in tables for line in table.splitlines() if line.startswith("-A")]

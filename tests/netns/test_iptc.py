@@ -91,7 +91,6 @@ COMMIT
 :OUTPUT ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
 -A PREROUTING -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.1:8080-8090
--A OUTPUT -p tcp -j REDIRECT --to-ports 7-9
 -A POSTROUTING -j MASQUERADE --random
 COMMIT
 *raw
@@ -118,6 +117,7 @@ COMMIT
 :OUTPUT ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
 -A OUTPUT -p tcp -j REDIRECT --to-ports 7-9
+-A POSTROUTING -j SNAT --to-source fd00::9
 COMMIT
 *mangle
 :PREROUTING ACCEPT [0:0]
