@@ -8,14 +8,15 @@ connection the request comes from.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Protocol
 
-from mesh_iptables.policy.model import Cluster, ClusterKind, Endpoint, TlsOrigination
+from mesh_iptables.policy.model import Cluster, ClusterKind, Endpoint, TlsOrigination, UpstreamProtocol
 from mesh_iptables.proxy.balance import Strategy, strategy_for
 from mesh_iptables.proxy.wire import Address, Failure, Handler, Outside, TlsClient, Wire
 
+_HTTP2_POOL = " by HTTP/2"  # no host name has a blank
 _SWEEP = 30.0  # seconds between looks at idle connections
 
 
@@ -88,7 +89,7 @@ class Host:
         self.row_gateway = 0
         self.ejections = 0
         self.ejected_until = 0.0
-        self.pools: dict[str, Pool] = {}
+        self.pools: dict[str, Queue] = {}
 
 
 class Pooled(Protocol):
@@ -108,6 +109,26 @@ class Waiter(Protocol):
 
     def refused(self, host: Host | None, failure: Failure | None, detail: str) -> None:
         """There is none. Without a host nobody was there to ask (`no healthy upstream`)."""
+
+
+class Queue(Protocol):
+    """A pool, of whatever protocol."""
+
+    open: int  # connections
+    idle: list[Pooled]
+
+    @property
+    def waiting(self) -> Sized:
+        """Requests without a connection yet."""
+
+    def request(self, waiter: Waiter) -> None:
+        """A connection at once, or a place in the queue."""
+
+    def forget(self, waiter: Waiter) -> None:
+        """It gave up."""
+
+    def drop_idle(self, before: float) -> None:
+        """Close connections that wait since before `before`."""
 
 
 ConnectionMaker = Callable[["Pool"], Pooled]
@@ -333,13 +354,29 @@ class ClusterState:
             return hosts[0]
         return self._strategy.pick(hosts, wanted.digest) if hosts else None
 
-    def pool_for(self, host: Host, name: str) -> Pool:
+    def speaks_http2(self, *, to_http2_client: bool) -> bool:
+        """Whether a request goes on by HTTP/2."""
+        protocol = self.config.protocol
+        if protocol is UpstreamProtocol.HTTP1:
+            return False
+        return protocol is UpstreamProtocol.HTTP2 or to_http2_client
+
+    def pool_for(self, host: Host, name: str, *, http2: bool = False) -> Queue:
         """The pool of a host; `name` counts only where TLS takes its server name from the request."""
         key = name if self.named_pools else ""
+        if http2:
+            key += _HTTP2_POOL
         pool = host.pools.get(key)
         if pool is None:
-            pool = host.pools[key] = Pool(self, host, key)
+            pool = host.pools[key] = self._pool(host, name if self.named_pools else "", http2=http2)
         return pool
+
+    def _pool(self, host: Host, name: str, *, http2: bool) -> Queue:
+        if not http2:
+            return Pool(self, host, name)
+        from mesh_iptables.proxy.http2_upstream import Http2Pool  # few sites speak it in clear text
+
+        return Http2Pool(self, host, name)
 
     def tidy_host(self, host: Host) -> None:
         """Hosts that came with a request go with their last connection, pools without one go too."""
@@ -416,7 +453,7 @@ class ClusterState:
         for pool in self._pools():
             pool.drop_idle(float("inf"))
 
-    def _pools(self) -> list[Pool]:
+    def _pools(self) -> list[Queue]:
         return [pool for host in list(self._by_address.values()) for pool in list(host.pools.values())]
 
     @property

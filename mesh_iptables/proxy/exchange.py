@@ -16,9 +16,9 @@ from mesh_iptables.policy.routing import Reason, pick
 from mesh_iptables.proxy.access_log import Record
 from mesh_iptables.proxy.answers import AnswerHead, LocalReply, switching
 from mesh_iptables.proxy.balance import digest
-from mesh_iptables.proxy.cluster import Clusters, ClusterState, Host, Pool, Pooled
+from mesh_iptables.proxy.cluster import Clusters, ClusterState, Host, Pooled, Queue
 from mesh_iptables.proxy.headers import RequestIds
-from mesh_iptables.proxy.http1 import ResponseHead
+from mesh_iptables.proxy.http1 import HTTP2, Fields, ResponseHead
 from mesh_iptables.proxy.router import Plan, Router, Way
 from mesh_iptables.proxy.stats import Stats
 from mesh_iptables.proxy.upstream import Http1Upstream, OutgoingHead
@@ -70,6 +70,9 @@ class Client(Protocol):
 
     def answer_body(self, payload: bytes, ended: bool) -> None:
         """More of its body."""
+
+    def trailers(self, fields: Fields) -> None:
+        """What HTTP/2 sends behind the body; comes before the body's end."""
 
     def reply(self, reply: LocalReply, head: AnswerHead, extra: bytes) -> None:
         """An answer of the proxy's own, whole."""
@@ -174,7 +177,7 @@ class Exchange:
         self._way: Way | None = None
         self._cluster: ClusterState | None = None
         self._host: Host | None = None
-        self._pool: Pool | None = None  # where it waits for a connection
+        self._pool: Queue | None = None  # where it waits for a connection
         self._connection: Upstream | None = None
         self._attempt = 0
         self._retry: RetryPolicy | None = None
@@ -433,7 +436,8 @@ class Exchange:
             self.refused(None, None, "no healthy upstream")
             return
         assert self._cluster is not None
-        pool = self._pool = self._cluster.pool_for(host, self.plan.name)
+        http2 = self._cluster.speaks_http2(to_http2_client=self.plan.head.minor == HTTP2)
+        pool = self._pool = self._cluster.pool_for(host, self.plan.name, http2=http2)
         pool.request(self)
 
     def ready(self, connection: Pooled, host: Host) -> None:
@@ -590,6 +594,10 @@ class Exchange:
         else:
             self._throttle()
 
+    def trailers(self, fields: Fields) -> None:
+        """See `upstream.Receiver`."""
+        self.client.trailers(fields)
+
     def _throttle(self) -> None:
         if self.client.unsent > HIGH_WATER and self._connection is not None and not self._paused_upstream:
             self._paused_upstream = True
@@ -679,7 +687,7 @@ class Exchange:
             method=head.method,
             path=head.target,
             host=plan.request.authority,
-            protocol=f"HTTP/1.{head.minor}" if head.minor < 2 else "HTTP/2",
+            protocol=f"HTTP/1.{head.minor}" if head.minor != HTTP2 else "HTTP/2",
             status=self._status,
             flags=flags,
             detail=detail,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mesh_iptables.proxy.cluster import ClusterState, Host
 from mesh_iptables.proxy.exchange import Exchange
-from mesh_iptables.proxy.http1 import ResponseHead
+from mesh_iptables.proxy.http1 import Fields, ResponseHead
 from mesh_iptables.proxy.router import Plan, Way
 from mesh_iptables.proxy.wire import Address, Failure
 
@@ -47,7 +47,7 @@ class Express:
         """Send the request if a connection is waiting for it; else nothing has happened."""
         surroundings = self._client.surroundings
         cluster = surroundings.clusters.get(way.cluster)
-        if cluster is None or not cluster.immediate:
+        if cluster is None or not cluster.immediate or cluster.speaks_http2(to_http2_client=False):
             return False
         self._plan = plan
         host = cluster.pick(self)
@@ -117,8 +117,11 @@ class Express:
         """See `upstream.Receiver`."""
         self._client.interim(head)
 
-    def answer_body(self, payload: bytes, ended: bool) -> None:  # noqa: ARG002
+    def answer_body(self, payload: bytes, ended: bool) -> None:
         """Comes behind a head only, when the exchange is the receiver."""
+
+    def trailers(self, fields: Fields) -> None:
+        """HTTP/1 has none that are passed on."""
 
     def switched(self, head: ResponseHead, connection: Http1Upstream, rest: bytes) -> None:
         """See `upstream.Receiver`."""

@@ -38,6 +38,9 @@ _FIELD = re.compile(
 _FOLD = re.compile(r"(?<![ \t])[ \t]*\r?\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
+HTTP2 = 2
+"""Stands for the minor version in heads that came by HTTP/2."""
+
 Fields = list[tuple[str, str]]
 """Header fields in order, names in lower case."""
 

@@ -14,6 +14,7 @@ from mesh_iptables.proxy.http1 import (
     CHUNKED,
     LAST_CHUNK,
     BodyReader,
+    Fields,
     Malformed,
     ResponseHead,
     body_reader,
@@ -92,12 +93,8 @@ class HttpConnection:
             return
         if self._exchange is None and not self._buffer:
             plan = self.router.known(data)
-            if (
-                plan is not None
-                and plan.express is not None
-                and self._timer is None
-                and self._sends(plan, plan.express)
-            ):
+            way = plan.express if plan is not None and self._timer is None else None
+            if plan is not None and way is not None and self._sends(plan, way):
                 return
         self._buffer = self._buffer + data if self._buffer else data
         self._pump()
@@ -330,6 +327,9 @@ class HttpConnection:
             self._wire.send(self._encoded(payload, ended) if self._coded else payload)
         if ended:
             self._answered()
+
+    def trailers(self, fields: Fields) -> None:
+        """Envoy drops them, too."""
 
     def reply(self, reply: LocalReply, head: AnswerHead, extra: bytes) -> None:
         self._close = self._close or reply.closes

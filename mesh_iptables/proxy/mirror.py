@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mesh_iptables.policy.model import Mirror
-from mesh_iptables.proxy.cluster import ClusterState, Destination, Host, Pool, Pooled
+from mesh_iptables.proxy.cluster import ClusterState, Destination, Host, Pooled, Queue
 from mesh_iptables.proxy.exchange import Surroundings
-from mesh_iptables.proxy.http1 import CHUNKED, ResponseHead
+from mesh_iptables.proxy.http1 import CHUNKED, Fields, ResponseHead
 from mesh_iptables.proxy.router import Plan
 from mesh_iptables.proxy.upstream import Http1Upstream, OutgoingHead
 from mesh_iptables.proxy.wire import Address, Failure
@@ -48,7 +48,7 @@ class _Copy:
         self._body = body
         self._head = OutgoingHead(head.method, head.target, _shadowed(head.authority), head.fields, head.framing)
         self._connection: Http1Upstream | None = None
-        self._pool: Pool | None = None
+        self._pool: Queue | None = None
 
     def send(self, original: Address) -> None:
         self._surroundings.outside.call_later(_TIMEOUT, self._give_up)
@@ -81,6 +81,8 @@ class _Copy:
     def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:  # noqa: ARG002
         if ended:
             self._connection = None
+
+    def trailers(self, fields: Fields) -> None: ...
 
     def answer_body(self, payload: bytes, ended: bool) -> None:  # noqa: ARG002
         if ended:

@@ -63,6 +63,9 @@ class Receiver(Protocol):
     def answer_body(self, payload: bytes, ended: bool) -> None:
         """More of the body."""
 
+    def trailers(self, fields: Fields) -> None:
+        """What HTTP/2 sends behind the body; comes before the body's end."""
+
     def switched(self, head: ResponseHead, connection: Http1Upstream, rest: bytes) -> None:
         """101: the wire now belongs to the receiver (`Http1Upstream.surrender`)."""
 
