@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 PROGRAM: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 LEGACY_NAMES: dict[Family, str] = {"ipv4": "/proc/net/ip_tables_names", "ipv6": "/proc/net/ip6_tables_names"}
 NFT_FAMILY: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
-LACKING_RIGHT = ("Permission denied", "Operation not permitted", "must be root", "lock file")
+NO_TABLE = "unable to initialize table"  # all that legacy restore programs say where a right or a table is missing
+LACKING_RIGHT = ("Permission denied", "Operation not permitted", "must be root", "lock file", NO_TABLE)
 LOCK_REMEDY = "it needs a writable /run, or the environment variable XTABLES_LOCKFILE"
 TABLES = frozenset({"filter", "mangle", "nat", "raw", "security"})
 
@@ -57,9 +58,9 @@ class RestoreBackend:
         self._state = None
         try:
             self._commit(before, changes)
-        except ApplyError:
+        except ApplyError as error:
             lesser = without_socket_match(wanted)
-            if lesser is None:
+            if lesser is None or "socket" not in str(error):  # any other trouble has nothing to do with it
                 raise
             changes = saved_changes(before, lesser)
             self._commit(before, changes)
@@ -222,6 +223,8 @@ def refusal(program: str, result: Result, stdin: str) -> ApplyError | MachineErr
 def _remedy(program: str, stderr: str) -> str:
     if "lock file" in stderr:
         return LOCK_REMEDY
+    if NO_TABLE in stderr:
+        return "it needs root, the capabilities NET_ADMIN and NET_RAW, and a kernel with that table"
     if "legacy" in program:
         return "it needs root and the capabilities NET_ADMIN and NET_RAW"
     return "it needs root and the capability NET_ADMIN"
