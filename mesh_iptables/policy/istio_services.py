@@ -176,7 +176,9 @@ def _services(
         str(net.network_address) if hosts.is_single(net) else str(net) for net in networks if net is not None
     )
     ports = tuple(port.number for port in entry.ports if port.protocol.upper() != "UDP")
-    for written in dict.fromkeys(hosts.canonical(host) for host in entry.hosts):
+    # a host such as a*.example.com matches nothing, which a warning has said
+    names = [hosts.canonical(host) for host in entry.hosts if not hosts.has_partial_wildcard(host)]
+    for written in dict.fromkeys(names):
         for number, port in enumerate(entry.ports):
             declared = port.protocol.upper()
             if declared == "UDP":

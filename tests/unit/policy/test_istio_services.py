@@ -34,6 +34,10 @@ def test_config_scope_private_means_export_to_the_own_namespace() -> None:
     assert _hosts(private, identity=Identity("ns2")) == []
 
 
+def test_a_host_with_a_star_inside_a_label_is_no_service() -> None:
+    assert _hosts(entry("a*.x", "b.x", resolution="NONE")) == ["b.x"]
+
+
 def test_the_mesh_has_a_default_for_export_to() -> None:
     documents = (mesh(defaultServiceExportTo=["."]), entry("a.x", metadata={"namespace": "ns2"}))
     assert _hosts(*documents) == []
