@@ -63,9 +63,9 @@ class IptcBackend:
                 return Applied()
             try:
                 self._commit(changes, wanted)
-            except ApplyError:
+            except ApplyError as error:
                 lesser = without_socket_match(wanted)
-                if lesser is None:
+                if lesser is None or "socket" not in str(error):  # any other trouble has nothing to do with it
                     raise
                 changes = saved_changes(before, lesser)
                 self._commit(changes, lesser)

@@ -77,7 +77,7 @@ class Entry(Value):
         """The rule as libiptc takes it: instead of a place in the table it names the chain to go to."""
         place = OFFSETS.unpack_from(self.raw, layout.offsets)[0]
         size, name, revision = HEAD.unpack_from(self.raw, place)
-        if name.strip(b"\0"):
+        if name[0]:  # an extension; behind the end of an empty name stands anything
             return self.raw
         head = HEAD.pack(size, self.target.encode(), revision)
         return self.raw[:place] + head + self.raw[place + HEAD.size :]

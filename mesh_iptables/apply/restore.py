@@ -9,7 +9,7 @@ from __future__ import annotations
 from mesh_iptables.apply import Applied
 from mesh_iptables.apply.netlink import nft_tables
 from mesh_iptables.apply.process import Command, run_together
-from mesh_iptables.errors import ApplyError, MachineError
+from mesh_iptables.errors import ApplyError, MachineError, MeshIptablesError
 from mesh_iptables.render.restore import FAMILIES, saved_lines
 from mesh_iptables.ruleset import after
 from mesh_iptables.transition import change_text, parse_saved, put_back_text, table_changes
@@ -75,7 +75,7 @@ class RestoreBackend:
 
     def dump(self) -> str:
         """See Backend."""
-        return "".join(result.stdout for result in self._save(FAMILIES).values())
+        return "".join(result.stdout for result in self._save_in_use().values())
 
     def marks(self) -> frozenset[int]:
         """See Backend."""
@@ -84,9 +84,13 @@ class RestoreBackend:
     def _current(self) -> State:
         """What is there; read once, and without a program where the kernel says that there is nothing."""
         if self._state is None:
-            saved = self._save([family for family in FAMILIES if self._is_in_use(family)])
+            saved = self._save_in_use()
             self._state = {family: parse_saved(saved[family].stdout) if family in saved else {} for family in FAMILIES}
         return self._state
+
+    def _save_in_use(self) -> dict[Family, Result]:
+        """Not of a family that holds nothing: there may be no program for it, or no such family in this kernel."""
+        return self._save([family for family in FAMILIES if self._is_in_use(family)])
 
     def _is_in_use(self, family: Family) -> bool:
         if self._flavour == "legacy":
@@ -111,10 +115,10 @@ class RestoreBackend:
         whole = max(single, key=lambda family: len(texts[family]), default=None)
         first = {} if whole is None else {whole: texts.pop(whole)}
         self._restore(texts, "--test")
-        self._restore(first)
         try:
+            self._restore(first)
             self._restore(texts)
-        except ApplyError:
+        except MeshIptablesError:
             self._put_back(before, changes)
             raise
 
