@@ -80,6 +80,7 @@ def _probe(config: Config, about_run: RunSettings) -> Probe | None:
         seconds=about_run.probe_seconds,
         version=6 if config.ipv6 else 4,
         loopback_mask=config.loopback.mask,
+        uid=config.proxy_uids[0].low if config.proxy_uids else 0,
     )
 
 

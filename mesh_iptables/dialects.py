@@ -50,7 +50,10 @@ PROGRAM_1_2X = "istio-iptables"
 
 
 class Probe(Value):
-    """A connection that proves the rules: to `port`, seen at one of the proxy's ports within `seconds`."""
+    """A connection that proves the rules: made by the proxy's user `uid`, to `port`, seen at one of the proxy's ports.
+
+    It may take `seconds`. `loopback_mask` is that of the addresses that count as localhost.
+    """
 
     outbound_port: int
     inbound_port: int
@@ -58,14 +61,15 @@ class Probe(Value):
     seconds: float
     version: int
     loopback_mask: int
+    uid: int
 
 
 class Task(Value):
     """What a command line asks for, understood and checked.
 
     `run` holds the options about the run itself, with what the dialect's own options say about it. `marks` and
-    `tables` are the settings by which policy rules of ours are known. `steps` names what of `rules` and `probe` is to
-    be done; `clean` that nothing of ours is to be left.
+    `tables` are the settings by which policy rules of ours are known. With `clean` nothing of ours is to be left, with
+    `skip_rules` what is there stays; `probe` is made at the end.
     """
 
     plan: Plan

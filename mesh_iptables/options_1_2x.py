@@ -637,10 +637,10 @@ def _ipv6(settings: Settings, surroundings: Surroundings | None) -> bool:
 
 
 def _is_local(version: int, address: int) -> bool:
-    """Whether an address is a loopback or link-local one."""
+    """Whether an address is a loopback or link-local one, or ::6, which an earlier run put on lo."""
     if version == 4:
         return address >> 24 == 127 or address >> 16 == 0xA9FE
-    return address == 1 or address >> 118 == 0xFE80 >> 6
+    return address in (1, 6) or address >> 118 == 0xFE80 >> 6
 
 
 def _fixes(setting: Setting) -> frozenset[str]:

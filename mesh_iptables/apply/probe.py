@@ -21,6 +21,7 @@ SOL_IP, SOL_IPV6, ORIGINAL_DESTINATION = 0, 41, 80
 LISTEN = {4: "127.0.0.1", 6: "::1"}
 CALL = {4: "127.0.0.6", 6: "::6"}
 FAMILY = {4: _socket.AF_INET, 6: _socket.AF_INET6}
+KIND = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
 ANSWER_SECONDS = 1.0
 EAGAIN = 11
 
@@ -32,7 +33,7 @@ def prove(probe: Probe) -> str:
     target = _target(probe)
     try:
         while True:
-            caller = _call(probe.version, target, probe.port)
+            caller = _call(probe, target)
             port = _wait(listeners, probe, min(deadline, time.monotonic() + ANSWER_SECONDS))
             caller.close()
             if port:
@@ -41,7 +42,7 @@ def prove(probe: Probe) -> str:
                 raise ProbeFailed(
                     f"a connection to {target} port {probe.port} did not arrive at the proxy's ports "
                     f"{probe.outbound_port} and {probe.inbound_port} within {probe.seconds:g} s "
-                    f"(this process is uid {os.geteuid()}, gid {os.getegid()}; it must be the proxy's)"
+                    f"(made by uid {os.geteuid() or probe.uid}, gid {os.getegid()}; it must be one of the proxy's)"
                 )
     finally:
         for _, listener in listeners:
@@ -61,7 +62,7 @@ def _target(probe: Probe) -> str:
 
 
 def _listener(version: int, port: int) -> tuple[int, _socket.socket]:
-    listener = _socket.socket(FAMILY[version], _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+    listener = _socket.socket(FAMILY[version], KIND)
     listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
     listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
     try:
@@ -74,12 +75,26 @@ def _listener(version: int, port: int) -> tuple[int, _socket.socket]:
     return port, listener
 
 
-def _call(version: int, target: str, port: int) -> _socket.socket:
-    caller = _socket.socket(FAMILY[version], _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
-    if target == CALL[version]:
-        caller.bind((LISTEN[version], 0))
-    caller.connect_ex((target, port))
+def _call(probe: Probe, target: str) -> _socket.socket:
+    caller = _owned_socket(probe)
+    if target == CALL[probe.version]:
+        caller.bind((LISTEN[probe.version], 0))
+    caller.connect_ex((target, probe.port))
     return caller
+
+
+def _owned_socket(probe: Probe) -> _socket.socket:
+    """A socket of the proxy's user: the owner match asks who made it, and root may be anybody meanwhile."""
+    if os.geteuid() != 0:
+        return _socket.socket(FAMILY[probe.version], KIND)
+    try:
+        os.seteuid(probe.uid)
+    except PermissionError:  # root without the capability SETUID: the answer will tell
+        return _socket.socket(FAMILY[probe.version], KIND)
+    try:
+        return _socket.socket(FAMILY[probe.version], KIND)
+    finally:
+        os.seteuid(0)
 
 
 def _wait(listeners: list[tuple[int, _socket.socket]], probe: Probe, until: float) -> int:
