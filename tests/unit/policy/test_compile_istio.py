@@ -156,7 +156,7 @@ _DOCUMENTS = st.one_of(
 
 
 @pytest.mark.parametrize("profile", [Profile.ISTIO, Profile.ISTIO_1_0])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(documents=st.lists(_DOCUMENTS, max_size=6))
 def test_whatever_is_accepted_compiles_and_can_be_looked_up_and_written(
     profile: Profile, documents: list[Fields]
@@ -172,7 +172,7 @@ def test_whatever_is_accepted_compiles_and_can_be_looked_up_and_written(
         assert len(set(matches)) == len(matches)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(documents=st.lists(_DOCUMENTS, max_size=5))
 def test_a_rejected_document_leaves_the_same_policy_as_one_that_is_not_there(documents: list[Fields]) -> None:
     good = [each for each in documents if read(each).accepted]

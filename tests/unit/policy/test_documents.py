@@ -126,7 +126,7 @@ _KINDS = ("ServiceEntry", "VirtualService", "DestinationRule", "Sidecar", "Workl
 _FIELDS = ("hosts", "ports", "http", "tls", "tcp", "endpoints", "trafficPolicy", "egress", "address", "resolution")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.sampled_from(_KINDS), st.dictionaries(st.sampled_from(_FIELDS), _JSON, max_size=4), _JSON)
 def test_no_value_of_any_field_crashes_the_reader(kind: str, spec: Fields, metadata: object) -> None:
     document = {**istio(kind, spec), "metadata": metadata}

@@ -25,7 +25,9 @@ def test_the_listings_of_istio_1_0() -> None:
     )
     (table,) = dump.routes(policy, name="80")
     assert table["validateClusters"] is False
-    (vhost,) = table["virtualHosts"]  # type: ignore[misc]  # a list, as read above
+    vhosts = table["virtualHosts"]
+    assert isinstance(vhosts, list)
+    (vhost,) = vhosts
     assert (vhost["name"], vhost["domains"]) == ("httpbin.org:80", ["httpbin.org", "httpbin.org:80"])
     assert vhost["routes"][0]["route"] == {"cluster": "outbound|80||httpbin.org", "timeout": "3s"}
     (listener,) = dump.listeners(policy, port=443)

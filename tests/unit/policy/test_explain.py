@@ -5,7 +5,19 @@ from __future__ import annotations
 from mesh_iptables.policy.explain import Explanation, Question, explain
 from mesh_iptables.policy.model import Profile
 from mesh_iptables.policy.routing import Reason, Request
-from tests.unit.policy.samples import HTTP, REGISTRY_ONLY, TCP, TLS, egress, entry, osm_policy, policy_of, routes, to
+from tests.unit.policy.samples import (
+    HTTP,
+    REGISTRY_ONLY,
+    TCP,
+    TLS,
+    Fields,
+    egress,
+    entry,
+    osm_policy,
+    policy_of,
+    routes,
+    to,
+)
 
 
 def _get(host: str, target: str = "/", port: int = 80) -> Question:
@@ -37,7 +49,7 @@ def test_a_refused_request_says_why_and_by_which_setting() -> None:
 
 
 def test_redirects_and_answers_are_told() -> None:
-    rules = (
+    rules: tuple[Fields, ...] = (
         {"match": [{"uri": {"prefix": "/r"}}], "redirect": {"uri": "/n"}},
         {"directResponse": {"status": 405}},
     )

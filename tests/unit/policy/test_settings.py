@@ -16,7 +16,7 @@ def test_a_profile_and_a_compat_are_one_dialect() -> None:
 
 @pytest.mark.parametrize(("profile", "compat"), [("linkerd", None), ("fence", None), ("istio", "1.1"), ("osm", "1.0")])
 def test_other_dialects_are_refused(profile: str, compat: str | None) -> None:
-    with pytest.raises(UsageError, match="--profile|--compat"):
+    with pytest.raises(UsageError, match=r"--profile|--compat"):
         parse_profile(profile, compat)
 
 
