@@ -121,9 +121,11 @@ def _listeners(runtime: Runtime) -> Page:
 
 
 def _config_dump(runtime: Runtime) -> Page:
-    from mesh_iptables.policy.dump import config_dump
+    from mesh_iptables.policy.envoy import Site, bootstrap
 
-    return 200, _JSON, json.dumps(config_dump(runtime.policy), indent=1) + "\n"
+    dump = {"@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump"}
+    configs = [{**dump, "bootstrap": bootstrap(runtime.policy, Site())}]
+    return 200, _JSON, json.dumps({"configs": configs}, indent=1) + "\n"
 
 
 _PAGES: dict[str, Callable[[Runtime], Page]] = {

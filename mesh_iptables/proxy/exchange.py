@@ -222,8 +222,9 @@ class Exchange:
 
     # --- from the client ----------------------------------------------------------------------------------
 
-    def begin(self, payload: bytes, ended: bool) -> None:
-        """Carry the plan out; `payload` is what of the body came with the head."""
+    def begin(self, payload: bytes, ended: bool, host: Host | None = None) -> None:
+        """Carry the plan out; `payload` is what of the body came with the head. `host` was chosen for the first try."""
+        self._host = host
         if payload:
             self._keep(payload)
         self._ended = ended
@@ -389,7 +390,8 @@ class Exchange:
             return
         self._attempt += 1
         if cluster.immediate:
-            self._chosen(cluster.pick(self))
+            chosen = self._host if self._attempt == 1 else None
+            self._chosen(chosen or cluster.pick(self))
         else:
             cluster.choose(self, self._chosen)
 

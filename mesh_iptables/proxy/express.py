@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Express:
     """One for each client connection; an `upstream.Receiver` and `cluster.Wanted`."""
 
-    __slots__ = ("_client", "_cluster", "_connection", "_host", "_plan", "_request_id", "_started", "_way", "original")
+    __slots__ = ("_client", "_cluster", "_connection", "_plan", "_request_id", "_started", "_way", "host", "original")
 
     digest: int | None = None
 
@@ -33,7 +33,7 @@ class Express:
         self._plan: Plan | None = None
         self._way: Way | None = None
         self._cluster: ClusterState | None = None
-        self._host: Host | None = None
+        self.host: Host | None = None
         self._connection: Http1Upstream | None = None
         self._started = 0.0
         self._request_id = ""
@@ -44,19 +44,20 @@ class Express:
         return self._plan.name if self._plan is not None else ""
 
     def takes(self, plan: Plan, way: Way) -> bool:
-        """Send the request if a connection is waiting for it; else nothing has happened."""
+        """Send the request if a connection is waiting for it; else nothing has happened, but `host` may be chosen."""
         surroundings = self._client.surroundings
         cluster = surroundings.clusters.get(way.cluster)
+        self.host = None
         if cluster is None or not cluster.immediate or cluster.speaks_http2(to_http2_client=False):
             return False
         self._plan = plan
-        host = cluster.pick(self)
+        host = self.host = cluster.pick(self)
         pool = host.pools.get(plan.name if cluster.named_pools else "") if host is not None else None
         if host is None or pool is None or not pool.idle or cluster.requests >= cluster.config.limits.max_requests:
             return False
         cluster.requests += 1
         host.active += 1
-        self._way, self._cluster, self._host = way, cluster, host
+        self._way, self._cluster = way, cluster
         self._started = surroundings.outside.now
         connection: Http1Upstream = pool.idle.pop()  # type: ignore[assignment]  # pools hold what their maker made
         self._connection = connection
@@ -105,11 +106,11 @@ class Express:
         exchange = Exchange(client.surroundings, client.router, client, plan, client.peer, self.original, client.sni)
         assert self._way is not None
         assert self._cluster is not None
-        assert self._host is not None
+        assert self.host is not None
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.receiver = exchange
-        exchange.take_over(self._way, self._cluster, self._host, connection, self._started, self._request_id)
+        exchange.take_over(self._way, self._cluster, self.host, connection, self._started, self._request_id)
         client.hand_over(exchange)
         return exchange
 

@@ -8,6 +8,7 @@ from its body. Such a connection is closed after the client had time to read the
 from __future__ import annotations
 
 from mesh_iptables.proxy.answers import AnswerHead, LocalReply
+from mesh_iptables.proxy.cluster import Host
 from mesh_iptables.proxy.exchange import Exchange, Surroundings
 from mesh_iptables.proxy.express import Express
 from mesh_iptables.proxy.http1 import (
@@ -94,22 +95,23 @@ class HttpConnection:
         if self._exchange is None and not self._buffer:
             plan = self.router.known(data)
             way = plan.express if plan is not None and self._timer is None else None
-            if plan is not None and way is not None and self._sends(plan, way):
+            if plan is not None and way is not None:
+                self._send(plan, way)
                 return
         self._buffer = self._buffer + data if self._buffer else data
         self._pump()
 
-    def _sends(self, plan: Plan, way: Way) -> bool:
-        """Take the short way, see `express`."""
+    def _send(self, plan: Plan, way: Way) -> None:
+        """Take the short way if it is open, see `express`."""
         if not self._express.takes(plan, way):
-            return False
+            self._start(plan, self._express.host)
+            return
         head = plan.head
         self._is_head = head.method == "HEAD"
         self._minor = head.minor
         self._close = self._close or not head.keep_alive
         self.last_used = self.surroundings.outside.now
         self._exchange = self._express
-        return True
 
     def hand_over(self, exchange: Exchange) -> None:
         """The short way was not for this request."""
@@ -158,7 +160,8 @@ class HttpConnection:
         self._start(plan)
         return True
 
-    def _start(self, plan: Plan) -> None:
+    def _start(self, plan: Plan, host: Host | None = None) -> None:
+        """Begin an exchange; with `host` if one was chosen for it already."""
         if self._timer is not None:
             self._cancel_timer()
         head = plan.head
@@ -170,7 +173,7 @@ class HttpConnection:
             self.surroundings, self.router, self, plan, self.peer, self._original, self.sni
         )
         if head.framing == 0 or head.upgrade == "websocket":
-            exchange.begin(b"", ended=True)
+            exchange.begin(b"", ended=True, host=host)
             return
         if plan.wants_continue:
             self._wire.send(_CONTINUE)

@@ -1,4 +1,4 @@
-"""A scripted outside for the state machines: wires that remember, a clock that moves when told, names that are given."""
+"""A scripted outside for the state machines: wires that remember, a clock and names that do what they are told."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class FakeWire:
         return sent
 
     def send(self, data: bytes) -> None:
-        assert not (self.closed or self.finished), "sent after the end"
+        assert not self.closed
+        assert not self.finished
         self.sent += data
 
     def finish(self) -> None:
@@ -136,13 +137,18 @@ class World:
         self.now = until
 
     def connect(
-        self, address: Address, handler: Handler, timeout: float, tls: TlsClient | None, source: str | None = None
+        self,
+        address: Address,
+        handler: Handler,
+        timeout: float,  # noqa: ARG002
+        tls: TlsClient | None,
+        source: str | None = None,  # noqa: ARG002
     ) -> FakeWire:
         wire = FakeWire(handler, address, tls)
         self.upstreams.append(wire)
         return wire
 
-    def relay(self, client: FakeWire, upstream: FakeWire, done: Callable[[int, int], None], idle: float) -> None:
+    def relay(self, client: FakeWire, upstream: FakeWire, done: Callable[[int, int], None], idle: float) -> None:  # noqa: ARG002
         self.relayed.append((client, upstream))
         self.relay_done = done
 
@@ -195,6 +201,7 @@ class World:
 
 # --- policies ---------------------------------------------------------------------------------------------
 
+PLAIN = Behaviour()
 ORIGINAL = Cluster("site", ClusterKind.ORIGINAL_DST, lb=LoadBalancing.CLUSTER_PROVIDED, connect_timeout=5.0)
 PASSTHROUGH = Cluster(PASSTHROUGH_CLUSTER, ClusterKind.ORIGINAL_DST, lb=LoadBalancing.CLUSTER_PROVIDED)
 
@@ -214,7 +221,7 @@ def rule(cluster: str = "site", **more: object) -> Rule:
 def http_policy(
     *rules: Rule,
     clusters: tuple[Cluster, ...] = (ORIGINAL,),
-    behaviour: Behaviour = Behaviour(),
+    behaviour: Behaviour = PLAIN,
     inspect: bool = False,
     fallback: VirtualHost | None = None,
     domains: tuple[str, ...] = ("example.com",),
@@ -236,7 +243,7 @@ def tcp_policy(*targets: WeightedCluster, clusters: tuple[Cluster, ...] = (ORIGI
 def policy(
     listeners: tuple[Listener, ...] = (),
     clusters: tuple[Cluster, ...] = (),
-    behaviour: Behaviour = Behaviour(),
+    behaviour: Behaviour = PLAIN,
     *,
     passthrough: bool = False,
 ) -> EgressPolicy:
