@@ -39,10 +39,9 @@ def test_no_connection_slips_through_while_settings_alternate(backend: str, worl
 def test_no_connection_slips_through_while_the_mode_alternates(backend: str, world: World) -> None:
     met = connect_while_applying(world, backend, ONE, (*ONE, "-m", "TPROXY"), MODE_ROUNDS)
     assert sum(met.values()) > ENOUGH
-    # A connection that is being opened in one mode may break in the other; none may arrive at the application.
-    arrived = {(probe, outcome) for probe, outcome in met if " " in outcome}
-    assert arrived == set(CAPTURED_BOTH.items())
-    assert sum(count for (_, outcome), count in met.items() if " " not in outcome) <= MODE_ROUNDS
+    # Between the commits of two tables both modes act on a connection that is being opened, and it may be reset; none
+    # may arrive at the application.
+    assert met.keys() - {(INBOUND, "reset")} == set(CAPTURED_BOTH.items())
 
 
 def connect_while_applying(
