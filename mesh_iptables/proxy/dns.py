@@ -93,6 +93,11 @@ class Resolver:
             entry.waiting.append(told)
             self._look_up(entry)
 
+    @property
+    def known(self) -> int:
+        """How many names are kept."""
+        return len(self._entries)
+
     def _entry(self, name: str) -> _Entry:
         key = name.lower().rstrip(".")
         entry = self._entries.get(key)
