@@ -9,8 +9,9 @@ from mesh_iptables.policy import istio_schema as istio
 from mesh_iptables.policy.behaviours import behaviour_for
 from mesh_iptables.policy.complaint import Complaint, Severity
 from mesh_iptables.policy.documents import Documents
+from mesh_iptables.policy.hosts import HostMap
 from mesh_iptables.policy.istio_checks import MESH_GATEWAY
-from mesh_iptables.policy.istio_clusters import DestinationRuleDocument, clusters_of, index_by_name, rule_for
+from mesh_iptables.policy.istio_clusters import DestinationRuleDocument, clusters_of, index_by_name
 from mesh_iptables.policy.istio_listeners import Dialect, listeners_for
 from mesh_iptables.policy.istio_routes import (
     DEFAULT_RETRY,
@@ -60,9 +61,12 @@ def compile_istio(documents: Documents, settings: Settings) -> tuple[EgressPolic
     if settings.options.pin_original_dst:
         complaints.extend(_unpinnable(services))
         services = [service for service in services if not _is_unpinnable(service)]
+    virtual_services = _virtual_services(documents, identity, mesh)
     registry = Registry(
         services=services,
-        virtual_services=_virtual_services(documents, identity, mesh),
+        virtual_services=virtual_services,
+        owners=HostMap((hosts.canonical(host), each) for each in virtual_services for host in each.spec.hosts),
+        ports={service.host: service.ports for service in reversed(services)},
         rules=_destination_rules(documents, identity, mesh),
         identity=identity,
         mesh=mesh,
@@ -120,15 +124,19 @@ def _virtual_services(documents: Documents, identity: Identity, mesh: Mesh) -> l
     ]
 
 
-def _destination_rules(documents: Documents, identity: Identity, mesh: Mesh) -> list[DestinationRuleDocument]:
-    """Those exported to the workload that select it, oldest first."""
+def _destination_rules(documents: Documents, identity: Identity, mesh: Mesh) -> HostMap[DestinationRuleDocument]:
+    """Those exported to the workload that select it; of two for one host the older stays."""
     exported = visible(
         documents.of(istio.DestinationRule),
         identity,
         mesh.settings.default_destination_rule_export_to,
         lambda rule: (rule.export_to, rule.config_scope),
     )
-    return [document for document in exported if _selects_workload(document.spec.workload_selector, identity)]
+    return HostMap(
+        (hosts.canonical(document.spec.host), document)
+        for document in exported
+        if _selects_workload(document.spec.workload_selector, identity)
+    )
 
 
 def _selects_workload(selector: istio.WorkloadSelector | None, identity: Identity) -> bool:
@@ -148,7 +156,7 @@ def _clusters(registry: Registry, settings: Settings) -> Iterator[Cluster]:
     for service in registry.services:
         yield from clusters_of(
             service,
-            rule_for(registry.rules, service.host),
+            registry.rules.find(service.host),
             connect_timeout=connect_timeout,
             pin=settings.options.pin_original_dst,
         )

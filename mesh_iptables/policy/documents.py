@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Generic, TypeVar, cast
 
 import msgspec
@@ -198,7 +199,7 @@ class _Reading:
                 self._unknown(inner.keys() - {key}, field)
             inner = inner.get(key, {}) if isinstance(inner, dict) else inner
             field = field / key
-        for unknown in _unknown_fields(inspect.type_info(known.spec_type), inner, field):
+        for unknown in _unknown_fields(_type_info(known.spec_type), inner, field):
             self._unknown([unknown.path.rpartition(".")[2]], replace(unknown, path=unknown.path.rpartition(".")[0]))
         try:
             spec = msgspec.convert(inner, known.spec_type, dec_hook=_convert_own_types)
@@ -280,6 +281,11 @@ def _convert_own_types(expected: type, value: object) -> object:
     if expected is object:
         return value
     raise NotImplementedError(expected)
+
+
+@cache
+def _type_info(spec_type: type[msgspec.Struct]) -> inspect.Type:
+    return inspect.type_info(spec_type)
 
 
 def _unknown_fields(expected: inspect.Type, value: Value, field: Field) -> Iterator[Field]:

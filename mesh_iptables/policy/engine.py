@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from socket import inet_aton
 
+from mesh_iptables.policy.hosts import by_suffix
 from mesh_iptables.policy.model import (
     ANY_ADDRESS,
     ANY_PORT,
@@ -29,7 +30,7 @@ from mesh_iptables.policy.model import (
     HttpAction,
     Listener,
 )
-from mesh_iptables.policy.routing import Deny, Reason, RouteIndex, by_suffix
+from mesh_iptables.policy.routing import Deny, Reason, RouteIndex
 
 LOOP = Deny(Reason.LOOP)
 NO_LISTENER = Deny(Reason.NO_LISTENER)

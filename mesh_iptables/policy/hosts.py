@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Generic, TypeVar
 
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _LONGEST_NAME = 253
+
+_Value = TypeVar("_Value")
 
 
 def is_name(text: str) -> bool:
@@ -42,9 +46,37 @@ def overlap(one: str, other: str) -> bool:
     return covers(one, other) or covers(other, one)
 
 
-def specificity(pattern: str) -> tuple[int, int]:
-    """For sorting, best first: exact names, then the longest wildcard."""
-    return (1 if pattern.startswith("*") else 0, -len(pattern))
+class HostMap(Generic[_Value]):
+    """Values by host pattern; a name finds the most specific pattern that covers it.
+
+    That is the name itself, else the longest `*.suffix`; of values for one pattern the first stays.
+    """
+
+    __slots__ = ("_exact", "_suffixes")
+
+    def __init__(self, pairs: Iterable[tuple[str, _Value]]) -> None:
+        self._exact: dict[str, _Value] = {}
+        self._suffixes: dict[str, _Value] = {}
+        for pattern, value in pairs:
+            self._exact.setdefault(pattern, value)
+            if pattern.startswith("*."):
+                self._suffixes.setdefault(pattern[1:], value)
+
+    def find(self, name: str) -> _Value | None:
+        """The value for a name, which may be a wildcard itself."""
+        found = self._exact.get(name)
+        return by_suffix(self._suffixes, name) if found is None else found
+
+
+def by_suffix(suffixes: Mapping[str, _Value], name: str) -> _Value | None:
+    """The value of the longest `.suffix` that `name` ends with; a suffix alone is not covered by itself."""
+    dot = name.find(".", 1)
+    while dot != -1:
+        found = suffixes.get(name[dot:])
+        if found is not None:
+            return found
+        dot = name.find(".", dot + 1)
+    return None
 
 
 def is_address(text: str) -> bool:

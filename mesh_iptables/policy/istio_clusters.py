@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mesh_iptables.policy import hosts
 from mesh_iptables.policy import istio_schema as istio
 from mesh_iptables.policy.documents import Document
 from mesh_iptables.policy.istio_services import Service, selects
@@ -53,12 +52,6 @@ class _Effective:
     connection_pool: istio.ConnectionPool | None = None
     outlier_detection: istio.OutlierDetection | None = None
     tls: istio.ClientTls | None = None
-
-
-def rule_for(rules: Iterable[DestinationRuleDocument], host: str) -> DestinationRuleDocument | None:
-    """The DestinationRule of a service: exact host, then longest wildcard, then oldest (`rules` are sorted)."""
-    fitting = [rule for rule in rules if hosts.covers(hosts.canonical(rule.spec.host), host)]
-    return min(fitting, key=lambda rule: hosts.specificity(rule.spec.host), default=None)
 
 
 def clusters_of(

@@ -169,7 +169,7 @@ def _raw_twins(chains: Sequence[Chain]) -> Iterator[Chain]:
 
 def _chains(service: Service, cidrs: tuple[str, ...], registry: Registry) -> list[Chain]:
     """The TCP chains of a service that is not plain HTTP: those of its VirtualService, else one for all of it."""
-    document = registry.virtual_service_for(service.host)
+    document = registry.owners.find(service.host)
     chains: list[Chain] = []
     if document is not None:
         if service.declared in TLS_PROTOCOLS:

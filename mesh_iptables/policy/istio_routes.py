@@ -9,12 +9,12 @@ from typing import TypeVar
 from mesh_iptables.policy import hosts
 from mesh_iptables.policy import istio_schema as istio
 from mesh_iptables.policy.documents import Document
+from mesh_iptables.policy.hosts import HostMap
 from mesh_iptables.policy.istio_checks import MESH_GATEWAY, is_authority, retry_tokens
 from mesh_iptables.policy.istio_clusters import (
     DestinationRuleDocument,
     cluster_name,
     hash_policies,
-    rule_for,
 )
 from mesh_iptables.policy.istio_services import Mesh, Service, selects
 from mesh_iptables.policy.model import (
@@ -66,29 +66,13 @@ class Registry:
 
     services: Sequence[Service]
     virtual_services: Sequence[VirtualServiceDocument]  # oldest first
-    rules: Sequence[DestinationRuleDocument]  # oldest first
+    owners: HostMap[VirtualServiceDocument]  # of hosts; VirtualServices for one host are never merged
+    ports: Mapping[str, tuple[int, ...]]  # of hosts
+    rules: HostMap[DestinationRuleDocument]
     identity: Identity
     mesh: Mesh
     ignore_port: bool
     default_retry: RetryPolicy | None
-
-    def virtual_service_for(self, host: str) -> VirtualServiceDocument | None:
-        """The owner of a host: named most exactly, then oldest. VirtualServices are never merged."""
-        naming = [
-            (min(specificities), number)
-            for number, document in enumerate(self.virtual_services)
-            if (
-                specificities := [
-                    hosts.specificity(name)
-                    for name in map(hosts.canonical, document.spec.hosts)
-                    if hosts.covers(name, host)
-                ]
-            )
-        ]
-        return self.virtual_services[min(naming)[1]] if naming else None
-
-    def ports_of(self, host: str) -> tuple[int, ...]:
-        return next((service.ports for service in self.services if service.host == host), ())
 
     def cluster_for(self, destination: istio.Destination, listener_port: int) -> str:
         """The name of the cluster of a destination, which need not exist."""
@@ -98,7 +82,7 @@ class Registry:
     def port_for(self, destination: istio.Destination, listener_port: int) -> int:
         if destination.port:
             return destination.port.number
-        ports = self.ports_of(hosts.canonical(destination.host))
+        ports = self.ports.get(hosts.canonical(destination.host), ())
         return ports[0] if len(ports) == 1 else listener_port
 
     def targets(self, destinations: Sequence[istio.TcpDestination], listener_port: int) -> tuple[WeightedCluster, ...]:
@@ -155,7 +139,7 @@ def passthrough_cluster(registry: Registry) -> str:
 def _service_vhost(service: Service, port: int, registry: Registry) -> VirtualHost:
     names = [service.host, *(address for address in service.addresses if "/" not in address)]
     domains = _domains(names, port, ignore_port=registry.ignore_port)
-    document = registry.virtual_service_for(service.host)
+    document = registry.owners.find(service.host)
     name = f"{service.host}:{port}"
     if document is None or not document.spec.http:
         rules: tuple[Rule, ...] = (_default_rule(service, registry),)
@@ -213,17 +197,17 @@ def _default_rule(service: Service, registry: Registry) -> Rule:
 def _rules(document: VirtualServiceDocument, port: int, registry: Registry) -> Iterator[Rule]:
     """One rule for each match that applies; what follows a rule without match is never reached."""
     for number, route in enumerate(document.spec.http):
-        field = document.field / "http" / number
+        place = document.field / "http" / number
         rule = _rule(route, port, registry)
         for index, match in enumerate(route.match):
             applies = registry.applies(match.source_labels, match.source_namespace, match.gateways)
             if not applies or match.port not in (None, port):
                 continue
             name = match.name or route.name or f"http[{number}].match[{index}]"
-            origin = (field / "match" / index).place.origin(f"{field.path}.match[{index}]")
+            origin = place.place.origin(f"{place.path}.match[{index}]")
             yield replace(rule, name=name, match=_request_match(match), origin=origin)
         if not route.match:
-            yield replace(rule, name=route.name or f"http[{number}]", origin=field.place.origin(field.path))
+            yield replace(rule, name=route.name or f"http[{number}]", origin=place.place.origin(place.path))
             return
 
 
@@ -280,7 +264,7 @@ def _weighted(destinations: Sequence[_Destination]) -> Iterator[tuple[_Destinati
 def _hash_policies(route: istio.HttpRoute, port: int, registry: Registry) -> Iterator[HashPolicy]:
     for each in route.route:
         destination = each.destination
-        rule = rule_for(registry.rules, hosts.canonical(destination.host))
+        rule = registry.rules.find(hosts.canonical(destination.host))
         yield from hash_policies(rule, destination.subset, registry.port_for(destination, port))
 
 

@@ -8,6 +8,7 @@ text keys comes out.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -214,12 +215,19 @@ def _members(document: RawDocument) -> Iterator[RawDocument]:
         yield document
         return
     items = value.get("items")
+    lines = _lines_of_items(document.lines)
     for number, item in enumerate(items if isinstance(items, list) else []):
-        yield RawDocument(document.file, item, _lines_below(document.lines, f"items[{number}]"))
+        yield RawDocument(document.file, item, lines[number])
 
 
-def _lines_below(lines: Mapping[str, int], prefix: str) -> dict[str, int]:
-    cut = len(prefix) + 1
-    below = {path[cut:]: line for path, line in lines.items() if path.startswith((prefix + ".", prefix + "["))}
-    below[""] = lines[prefix]
-    return below
+_ITEM = re.compile(r"items\[(\d+)\]\.?")
+
+
+def _lines_of_items(lines: Mapping[str, int]) -> Mapping[int, Mapping[str, int]]:
+    """The lines of each item, by paths that begin in the item."""
+    found: dict[int, dict[str, int]] = defaultdict(dict)
+    for path, line in lines.items():
+        item = _ITEM.match(path)
+        if item:
+            found[int(item[1])][path[item.end() :]] = line
+    return found

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar, assert_never
+from typing import assert_never
 
 from mesh_iptables.policy import regex
+from mesh_iptables.policy.hosts import by_suffix
 from mesh_iptables.policy.model import (
     MatchKind,
     NamedMatch,
@@ -77,7 +78,6 @@ UNKNOWN_PATH = Deny(Reason.NO_RULE)
 _TextTest = Callable[[str], bool]
 _RequestTest = Callable[[Request, str], bool]  # the request and its path without query
 _HostIndex = list[tuple[tuple[_RequestTest, ...], Routed]]
-_Value = TypeVar("_Value")
 
 
 class RouteIndex:
@@ -138,17 +138,6 @@ def _reason(rule: Rule, is_fallback: bool) -> Reason:
     if not is_fallback:
         return Reason.ALLOWED
     return Reason.PASSTHROUGH if isinstance(rule.action, RouteTo) else Reason.BLOCKED_HOST
-
-
-def by_suffix(suffixes: dict[str, _Value], name: str) -> _Value | None:
-    """The value of the longest `.suffix` that `name` ends with; a suffix alone is not covered by itself."""
-    dot = name.find(".", 1)
-    while dot != -1:
-        found = suffixes.get(name[dot:])
-        if found is not None:
-            return found
-        dot = name.find(".", dot + 1)
-    return None
 
 
 def without_port(authority: str) -> str:

@@ -28,8 +28,9 @@ def test_a_wildcard_covers_narrower_wildcards() -> None:
 
 
 def test_exact_names_come_before_longer_and_shorter_wildcards() -> None:
-    names = ["*.b", "x.a.b", "*.a.b"]
-    assert sorted(names, key=hosts.specificity) == ["x.a.b", "*.a.b", "*.b"]
+    found = hosts.HostMap([("*.b", 1), ("*.a.b", 2), ("x.a.b", 3), ("x.a.b", 4)])
+    assert [found.find(name) for name in ("x.a.b", "y.a.b", "y.b", "a.b", "b")] == [3, 2, 1, 1, None]
+    assert [found.find(name) for name in ("*.a.b", "*.c.b", "*.b", "*.x")] == [2, 1, 1, None]
 
 
 def test_host_bits_of_a_network_are_cut_off() -> None:
