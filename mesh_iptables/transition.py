@@ -18,12 +18,20 @@ if TYPE_CHECKING:
     Heads = Mapping[tuple[str, str], int]  # of table and chain
 
 
+class Deletion(Value):
+    """A rule that goes: by its words, or by its `number` (from 1) where a foreign rule in front has the same words."""
+
+    chain: str
+    rule: str
+    number: int = 0
+
+
 class TableChange(Value):
     """What one commit of one table does, in this order; a rule is a chain and its line."""
 
     table: str
     emptied: tuple[str, ...]  # own chains, made where they are not there
-    deleted: tuple[tuple[str, str], ...]
+    deleted: tuple[Deletion, ...]  # of one chain either by words or by falling numbers
     inserted: tuple[tuple[str, str], ...]  # in front of foreign rules, in this order
     appended: tuple[tuple[str, str], ...]
     removed: tuple[str, ...]  # own chains that are not needed any more
@@ -31,7 +39,8 @@ class TableChange(Value):
 
     def touched(self) -> frozenset[str]:
         """Every chain that may be another one afterwards."""
-        return frozenset({*self.emptied, *(chain for chain, _ in (*self.deleted, *self.inserted, *self.appended))})
+        added = (chain for chain, _ in (*self.inserted, *self.appended))
+        return frozenset({*self.emptied, *added, *(deletion.chain for deletion in self.deleted)})
 
 
 def parse_saved(text: str) -> Lines:
@@ -82,7 +91,7 @@ def own_part(family: Family, table: str, chains: Chains, wanted: Chains | None =
 
 def own_rules(family: Family, table: str, chain: str, chains: Chains, wanted: Chains | None = None) -> list[str]:
     """Those lines of a built-in chain that are ours, each as often as it stands there."""
-    found = own.own_lines(table, chain, chains, (wanted or {}).get(chain, ()))
+    found = own.own_lines(table, chain, chains, wanted.get(chain, ()) if wanted else None)
     if sequence := [saved(rule, family) for rule in own.SEQUENCES.get((family, table, chain), ())]:
         rules = chains.get(chain, ())
         repeats = min(rules.count(line) for line in sequence)
@@ -117,7 +126,12 @@ def _change(family: Family, table: str, chains: Chains, target: Chains, heads: H
     return TableChange(
         table=table,
         emptied=(*wanted, *stale),
-        deleted=tuple((chain, rule) for chain in BUILT_IN for rule in own_rules(family, table, chain, chains, target)),
+        deleted=tuple(
+            deletion
+            for chain in BUILT_IN
+            if (ours := own_rules(family, table, chain, chains, target))
+            for deletion in _deletions(chain, chains[chain], ours)
+        ),
         inserted=tuple(
             (chain, rule) for chain, rules in target.items() for rule in rules[: heads.get((table, chain), 0)]
         ),
@@ -129,13 +143,26 @@ def _change(family: Family, table: str, chains: Chains, target: Chains, heads: H
     )
 
 
+def _deletions(chain: str, rules: Sequence[str], ours: Sequence[str]) -> list[Deletion]:
+    """What takes `ours` out of a chain; of rules with the same words ours are the last, as we append."""
+    if all(rules.count(line) == ours.count(line) for line in ours):
+        return [Deletion(chain, line) for line in ours]
+    left, found = list(ours), []
+    for number in range(len(rules), 0, -1):
+        line = rules[number - 1]
+        if line in left:
+            left.remove(line)
+            found.append(Deletion(chain, line, number))
+    return found
+
+
 def change_text(changes: Sequence[TableChange]) -> str:
     """The changes as input for one `iptables-restore --noflush`."""
     lines: list[str] = []
     for change in changes:
         lines.append(f"*{change.table}")
         lines += [f":{chain} - [0:0]" for chain in change.emptied]
-        lines += [f"-D {chain} {rule}" for chain, rule in change.deleted]
+        lines += [f"-D {deletion.chain} {deletion.number or deletion.rule}" for deletion in change.deleted]
         lines += [f"-I {chain} {rule}" for chain, rule in reversed(change.inserted)]
         lines += [f"-A {chain} {rule}" for chain, rule in change.appended]
         lines += [f"-X {chain}" for chain in change.removed]

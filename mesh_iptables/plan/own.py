@@ -50,21 +50,21 @@ SELF_CALL_MARK = "0x53a/0xffffffff"
 BARE = ("-j", "RETURN")
 
 
-def own_lines(table: str, chain: str, chains: Chains, wanted: Sequence[str] = ()) -> list[str]:
+def own_lines(table: str, chain: str, chains: Chains, wanted: Sequence[str] | None) -> list[str]:
     """Those lines of a built-in chain that are ours, each as often as it stands there.
 
-    `wanted` are the lines that the settings of this run would put there.
+    `wanted` are the lines that the settings of this run would put there; None where nothing of ours is to be left.
     """
     lines = chains.get(chain, ())
     if table not in ("nat", "mangle", "raw") or not lines:
         return []
     jumps = JUMPS.get((table, chain), ())
-    bare = _bare_lines(table, chain, chains)
+    bare = _bare_lines(table, chain, chains, guess=wanted is None)
     marks = _marks(chains) if table == "mangle" else frozenset()
     return [
         line
         for line in lines
-        if line in jumps or line in bare or _has_shape(table, chain, line.split(" "), marks) or line in wanted
+        if line in jumps or line in bare or _has_shape(table, chain, line.split(" "), marks) or line in (wanted or ())
     ]
 
 
@@ -104,11 +104,12 @@ def _mark_of(chain: str, words: list[str]) -> str:
     return ""
 
 
-def _bare_lines(table: str, chain: str, chains: Chains) -> frozenset[str]:
+def _bare_lines(table: str, chain: str, chains: Chains, *, guess: bool) -> frozenset[str]:
     """Rules that let one interface by (`-i eth1 -j RETURN`), where our chains are there and one of these holds.
 
     Excluded interfaces (-c) have a rule in PREROUTING and one in OUTPUT. Interfaces of virtual machines (-k) have one
-    in PREROUTING only; beside it a rule that redirects what comes in there, or nothing but rules of ours in front.
+    in PREROUTING only, and beside it a rule that redirects what comes in there. Without -i they lack that; then it is
+    a guess that the bare rules at the very top are ours, made only when all of ours is to go.
     """
     if table == "raw" or not any(name.startswith("ISTIO_") for name in chains):
         return frozenset()
@@ -118,7 +119,9 @@ def _bare_lines(table: str, chain: str, chains: Chains) -> frozenset[str]:
         return frozenset(f"-o {name} -j RETURN" for name in both)
     if chain != "PREROUTING":
         return frozenset()
-    machines = {*_redirected(chains["PREROUTING"]), *_in_front(chains["PREROUTING"])} if table == "nat" else set()
+    machines: set[str] = set()
+    if table == "nat":
+        machines.update(_redirected(chains["PREROUTING"]), _in_front(chains["PREROUTING"]) if guess else ())
     return frozenset(f"-i {name} -j RETURN" for name in incoming if name in both or name in machines)
 
 
