@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mesh_iptables.apply.restore import Changes, State
     from mesh_iptables.model import Family, Plan, Rule
     from mesh_iptables.ruleset import Ruleset
-    from mesh_iptables.transition import TableChange
+    from mesh_iptables.transition import Deletion, TableChange
 
 LOCK_FILE = "/run/xtables.lock"
 LOCK_STATUS = 4  # as iptables ends when it cannot get its lock
@@ -142,8 +142,8 @@ class IptcBackend:
         before = {chain: table.entries(chain) for chain in table.chains() if chain in change.touched()}
         for chain in change.emptied:
             table.empty(chain)
-        for chain in {chain: None for chain, _ in change.deleted}:
-            self._delete(table, chain, before[chain], [line for place, line in change.deleted if place == chain])
+        for chain in {deletion.chain: None for deletion in change.deleted}:
+            self._delete(table, before[chain], [deletion for deletion in change.deleted if deletion.chain == chain])
         for chain, line in reversed(change.inserted):
             table.insert(chain, self._entry(rules[chain, line], line, family))
         for chain, line in change.appended:
@@ -152,13 +152,13 @@ class IptcBackend:
             table.remove(chain)
         return _Prepared(table, before, tuple(chain for chain in change.emptied if chain not in before))
 
-    def _delete(self, table: Table, chain: str, entries: list[Entry], unwanted: list[str]) -> None:
-        """Remove the first rule of a chain that reads like this, for each line."""
+    def _delete(self, table: Table, entries: list[Entry], unwanted: list[Deletion]) -> None:
+        """Remove rules of one chain: by number, or the first that reads like this."""
         lines = [entry_line(entry, table.family, self._library) for entry in entries]
-        for line in unwanted:
-            number = lines.index(line)
-            table.delete(chain, number)
-            del lines[number]
+        for deletion in unwanted:
+            place = deletion.number - 1 if deletion.number else lines.index(deletion.rule)
+            table.delete(deletion.chain, place)
+            del lines[place]
 
     def _entry(self, rule: Rule, line: str, family: Family) -> bytes:
         """A rule in the kernel's form, read back before anyone relies on it."""

@@ -188,7 +188,7 @@ def applied(changes: Changes, *warnings: str) -> Applied:
             f"{PROGRAM[family]} -t {change.table} {words}"
             for family, change in found
             for words in (
-                *(f"-D {chain} {rule}" for chain, rule in change.deleted),
+                *(f"-D {deletion.chain} {deletion.rule}" for deletion in change.deleted),
                 *(f"-X {chain}" for chain in change.removed),
                 *(f"-F {chain}" for chain in change.kept),
             )

@@ -157,7 +157,6 @@ def test_one_apply_after_the_original_leaves_one_set(backend: str, make_namespac
     assert routing(used) == routing(fresh)
 
 
-@pytest.mark.xfail(reason="of rules with the same words the first is deleted, be it another's", strict=True)
 @pytest.mark.parametrize("backend", WITH_PROGRAMS)
 def test_a_foreign_rule_in_the_words_of_ours_keeps_its_place(backend: str, namespace: Namespace) -> None:
     ip6tables = f"ip6tables-{flavour_of(backend)}"

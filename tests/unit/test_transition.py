@@ -114,6 +114,13 @@ def test_a_half_of_the_lockdown_is_not_ours() -> None:
     assert own_part("ipv6", "filter", {"INPUT": [accept, reject] * 2}) == {"INPUT": [accept, reject] * 2}
 
 
+def test_of_rules_with_the_same_words_the_last_is_ours() -> None:
+    accept, reject = wanted_lockdown()
+    chains = {"INPUT": [accept, "-p tcp -j DROP", accept, reject]}
+    text = change_text(table_changes("ipv6", {"filter": chains}, {}))
+    assert [line for line in text.splitlines() if line.startswith("-D")] == ["-D INPUT 4", "-D INPUT 3"]
+
+
 def wanted_lockdown() -> list[str]:
     return saved_lines(after(plan_for([])), "ipv6")["filter"]["INPUT"]
 
