@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ import click
 
 from mesh_iptables import __version__
 from mesh_iptables.cli import rules
+from mesh_iptables.dialects import dialect, dialect_name
 from mesh_iptables.errors import MeshIptablesError, UsageError
 from mesh_iptables.options import ISTIO_1_0, RUN_OPTIONS, RunOption
 
@@ -62,9 +65,13 @@ class RuleCommand(click.Command):
     """A command with the options of a dialect. click shows and completes them; `split_words` alone reads them."""
 
     def __init__(self, name: str, summary: str, left_out: Sequence[str] = ()) -> None:
-        options = [_click_option(option) for option in (*ISTIO_1_0, *RUN_OPTIONS) if option.name not in left_out]
-        variables = [f"  {option.variable:<33} {option.help}" for option in ISTIO_1_0 if not option.words]
-        epilog = "\n".join(["\b", "By variable of the environment or of an env file only:", *variables])
+        known = _options()
+        taken = {word for option in known for word in option.words}
+        common = [option for option in RUN_OPTIONS if not taken.intersection(option.words)]
+        every: list[Option | RunOption] = [*known, *common]
+        options = [_click_option(option) for option in every if option.name not in left_out]
+        variables = [f"  {option.variable:<35} {option.help}" for option in known if not option.words]
+        epilog = "\n".join(["\b", "By variable only:", *variables])
         shown = [option for option in options if option is not None]
         super().__init__(name, params=[*shown], help=summary, epilog=epilog, context_settings=SETTINGS)
 
@@ -80,12 +87,20 @@ class RuleCommand(click.Command):
         return rules.run([str(self.name), *ctx.obj])
 
 
+def _options() -> tuple[Option, ...]:
+    """The options of the dialect that this command line means."""
+    try:
+        return dialect(dialect_name(sys.argv[1:], os.environ, sys.argv[0])).options
+    except UsageError:  # there is no such dialect; who reads the words will say so
+        return ISTIO_1_0
+
+
 def _click_option(option: Option | RunOption) -> click.Option | None:
     if not option.words:
         return None
     text = option.help
     if not isinstance(option, RunOption) and option.variable:
-        text += f" Variable: {option.variable}."
+        text += f" Variable: {' or '.join(found for found in (option.other_variable, option.variable) if found)}."
     return click.Option(
         [*option.words, option.name], help=text, is_flag=not option.metavar, metavar=option.metavar or None
     )
@@ -97,7 +112,8 @@ def program() -> None:
     """Istio's traffic capture rules: print them, put them into force, take them back.
 
     Without a command but with rule options (`mesh-iptables -p 15001 -u 1337 …`) this is `apply`, as the entry point of
-    an init container that ran istio-iptables.sh.
+    an init container that ran istio-iptables.sh. With --dialect istio-1.2x, or called as istio-iptables, it has the
+    options of today's istio-iptables: `mesh-iptables apply --dialect istio-1.2x --help` lists them.
     """
 
 
