@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from mesh_iptables.cli.policy_options import PolicyRequest, policy_options
+from mesh_iptables.cli.policy_options import PolicyRequest, policy_options, system_ca_bundle
 from mesh_iptables.errors import UsageError
 
 if TYPE_CHECKING:
@@ -299,11 +299,33 @@ def _strings(message: Message, name: str) -> Iterable[object]:
 @click.option("--access-log", default="-", show_default=True, metavar="FILE|-")
 @click.option("--access-log-json", is_flag=True, help="Lines of JSON instead of text.")
 @click.option("--ipv6", is_flag=True, help="Take IPv6 destinations too.")
-def envoy(request: PolicyRequest, *, admin: str, access_log: str, access_log_json: bool, ipv6: bool) -> int:
+@click.option("--pod-name", default="mesh-iptables", envvar="POD_NAME", show_envvar=True, help="For the node id.")
+@click.option("--pod-address", default="127.0.0.1", envvar="INSTANCE_IP", show_envvar=True, help="For the node id.")
+@click.option("--ca-bundle", metavar="FILE", help="The system's certificates [default: where they usually are].")
+def envoy(
+    request: PolicyRequest,
+    *,
+    admin: str,
+    access_log: str,
+    access_log_json: bool,
+    ipv6: bool,
+    pod_name: str,
+    pod_address: str,
+    ca_bundle: str | None,
+) -> int:
     """A complete static bootstrap for Envoy (v3), as `proxy --engine envoy` runs it."""
     from mesh_iptables.policy.envoy import Site, bootstrap
 
     _, address, port, _ = _target(admin)
-    site = Site(address, port, access_log, json_log=access_log_json, ipv6=ipv6)
+    site = Site(
+        address,
+        port,
+        access_log,
+        json_log=access_log_json,
+        pod_address=pod_address,
+        pod_name=pod_name,
+        ca_bundle=ca_bundle or system_ca_bundle(),
+        ipv6=ipv6,
+    )
     _print_json(bootstrap(_compiled(request), site))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ _OPTIONS: tuple[_Decorator, ...] = (
     click.option("--profile", default="istio", metavar="istio|osm", help="Dialect of the documents."),
     click.option("--compat", metavar="1.0", help="Behave like this version of the profile."),
     click.option("--option", "options", metavar="KEY=VALUE", multiple=True, help="An option of the profile."),
-    click.option("--strict", is_flag=True, help="An unknown field is an error."),
+    click.option("--strict", is_flag=True, help="An unknown field is an error, and any error stops everything."),
     click.option(
         "--namespace",
         metavar="NS",
@@ -160,3 +161,17 @@ def _read(path: str) -> Iterator[tuple[str, bytes]]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"--policy: {path}: {reason}") from error
+
+
+CA_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+
+def system_ca_bundle() -> str:
+    """The system's certificates as one file, which Envoy has to be told: SSL_CERT_FILE, else the usual places."""
+    usual = (path for path in CA_BUNDLES if Path(path).is_file())
+    return os.environ.get("SSL_CERT_FILE") or next(usual, CA_BUNDLES[0])

@@ -34,11 +34,15 @@ class Compiled:
 def compile_sources(
     sources: Iterable[Source], allow: Sequence[str], settings: Settings, *, strict: bool = False
 ) -> Compiled:
-    """The policy of files, or of `--allow` entries. Raises UsageError where both are given."""
+    """The policy of files, or of `--allow` entries. Raises UsageError where both are given.
+
+    `strict`: an unknown field is an error, and one error anywhere leaves no policy at all.
+    """
     sources = list(sources)
     if not allow:
         compat_1_0 = settings.profile is Profile.ISTIO_1_0
-        return compile_policy(read_documents(sources, strict=strict, compat_1_0=compat_1_0), settings)
+        compiled = compile_policy(read_documents(sources, strict=strict, compat_1_0=compat_1_0), settings)
+        return replace(compiled, policy=None) if strict and compiled.has_errors else compiled
     if sources:
         raise UsageError("--allow: does not go with --policy: write the hosts into the policy, or leave it out")
     return Compiled(compile_fence(allow, replace(settings, profile=Profile.FENCE)), ())

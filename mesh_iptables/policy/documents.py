@@ -148,7 +148,7 @@ class _Reading:
             top = self._unpack_mesh(value, top)
         known = _kind(value, metadata)
         if known is None:
-            self.complaints.append(top.note("unknown-kind", "is of a kind that egress policy does not use: skipped"))
+            self.complaints.append(_unknown_kind(kind, top))
             return None
         created = self._created(metadata, top)
         spec = self._spec(value, known, top)
@@ -246,6 +246,14 @@ def _kind(value: dict[str, Value], metadata: _Metadata) -> _Kind | None:
         data = value.get("data")
         return _MESH_CONFIG_MAP if isinstance(data, dict) and "mesh" in data else None
     return _KINDS.get((_text(value.get("apiVersion")).rpartition("/")[0], kind))
+
+
+def _unknown_kind(kind: str, top: Field) -> Complaint:
+    """A note; a warning where only the apiVersion is wrong, since such a document is meant to have an effect."""
+    groups = [group for group, known in _KINDS if known == kind]
+    if groups:
+        return (top / "apiVersion").warning("unknown-kind", f"should begin with {groups[0]}/: skipped")
+    return top.note("unknown-kind", "is of a kind that egress policy does not use: skipped")
 
 
 def _text(value: Value) -> str:

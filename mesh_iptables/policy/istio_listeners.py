@@ -93,20 +93,14 @@ def _binds(service: Service) -> Iterator[tuple[str, tuple[str, ...]]]:
 def _add(
     draft: _Draft, service: Service, cidrs: tuple[str, ...], registry: Registry, dialect: Dialect
 ) -> Iterator[Complaint]:
-    if service.protocol in (Protocol.HTTP, Protocol.AUTO) and not cidrs:
-        owner = draft.tcp_owner
-        if owner and (not dialect.inspects or owner.declared in _SERVER_FIRST):
-            yield _lost(service, draft, owner.origin.resource)
-            return
-        if draft.address == ANY_ADDRESS:
-            draft.http.append(service)
-        else:
-            draft.own_table = draft.own_table or service
-    if service.protocol is Protocol.HTTP:
+    """Give a service the part of the listener that no older one has."""
+    rival = _rival(draft, service, dialect)
+    if rival is not None:
+        yield _lost(service, draft, rival.origin.resource)
         return
-    owner = next(iter(draft.http), None)
-    if owner and owner is not service and (not dialect.inspects or service.declared in _SERVER_FIRST):
-        yield _lost(service, draft, owner.origin.resource)
+    if service.protocol in (Protocol.HTTP, Protocol.AUTO) and not cidrs:
+        _add_http(draft, service)
+    if service.protocol is Protocol.HTTP:
         return
     for chain in _chains(service, cidrs, registry):
         earlier = draft.tcp.add(chain)
@@ -114,6 +108,24 @@ def _add(
             draft.tcp_owner = draft.tcp_owner or service
         elif earlier.action != chain.action:
             yield _lost(service, draft, earlier.origin.resource)
+
+
+def _rival(draft: _Draft, service: Service, dialect: Dialect) -> Service | None:
+    """The older service that a port cannot be shared with: HTTP and TCP where nothing tells them apart."""
+    if service.protocol in (Protocol.HTTP, Protocol.AUTO):
+        older, speaks_first = draft.tcp_owner, draft.tcp_owner
+    else:
+        older, speaks_first = (draft.http[0] if draft.http else None), service
+    if older is None or speaks_first is None:
+        return None
+    return older if not dialect.inspects or speaks_first.declared in _SERVER_FIRST else None
+
+
+def _add_http(draft: _Draft, service: Service) -> None:
+    if draft.address == ANY_ADDRESS:
+        draft.http.append(service)
+    else:
+        draft.own_table = draft.own_table or service
 
 
 def _lost(service: Service, draft: _Draft, owner: str) -> Complaint:

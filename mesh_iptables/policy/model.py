@@ -45,6 +45,8 @@ class Origin:
     field: str = ""
 
     def __str__(self) -> str:
+        if not self.line:  # not from a file
+            return f"{self.file} {self.resource}".strip()
         place = f"{self.file}:{self.line}: {self.resource}"
         return f"{place}: {self.field}" if self.field else place
 

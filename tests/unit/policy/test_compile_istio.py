@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh_iptables.policy.compile import compile_policy
+from mesh_iptables.policy.compile import compile_policy, compile_sources
 from mesh_iptables.policy.engine import PolicyIndex
 from mesh_iptables.policy.envoy import Site, bootstrap
 from mesh_iptables.policy.model import DefaultAction, Identity, Profile
@@ -26,6 +26,7 @@ from tests.unit.policy.samples import (
     policy_of,
     read,
     routes,
+    text,
     to,
 )
 
@@ -65,6 +66,14 @@ def test_documents_of_another_profile_are_reported() -> None:
 
 def test_a_fatal_document_leaves_no_policy() -> None:
     assert compiled(mesh(outboundTrafficPolicy={"mode": "x"})).policy is None
+
+
+def test_an_error_leaves_out_its_document_and_when_strict_everything() -> None:
+    sources = [("p.yaml", text(REGISTRY_ONLY, entry("a b"), entry("good.x")))]
+    loose = compile_sources(sources, [], Settings())
+    assert loose.policy is not None
+    assert "outbound|80||good.x" in loose.policy.clusters
+    assert compile_sources(sources, [], Settings(), strict=True).policy is None
 
 
 def test_a_destination_rule_holds_for_the_workloads_it_selects() -> None:

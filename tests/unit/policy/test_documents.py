@@ -64,7 +64,10 @@ def test_unknown_fields_are_warnings_by_name_at_any_depth_and_errors_when_strict
 
 def test_unknown_kinds_are_skipped_with_a_note() -> None:
     found = read({"apiVersion": "v1", "kind": "Pod"}, {"kind": "ServiceEntry"})
-    assert [each.id for each in found.complaints] == ["unknown-kind", "unknown-kind"]
+    assert [(each.id, each.severity) for each in found.complaints] == [
+        ("unknown-kind", Severity.NOTE),
+        ("unknown-kind", Severity.WARNING),
+    ]
     assert not found.accepted
 
 
