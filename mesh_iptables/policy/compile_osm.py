@@ -76,7 +76,7 @@ def compile_osm(documents: Documents, settings: Settings) -> tuple[EgressPolicy,
     """The policy of the workload in `settings.identity`, and what is doubtful about it."""
     written = documents.of(osm.OsmMeshConfig)
     mesh = written[-1].spec if written else osm.OsmMeshConfig()
-    origin = written[-1].field.place.origin(written[-1].field.path) if written else BUILT_IN
+    origin = written[-1].field.origin if written else BUILT_IN
     if mesh.traffic.enable_egress:
         return _permissive(settings, origin), []
     draft = _Draft()
@@ -138,7 +138,7 @@ def _add(draft: _Draft, document: EgressDocument, documents: Documents) -> None:
             return
         setting = found.spec
     for number, port in enumerate(document.spec.ports):
-        origin = document.field.place.origin(f"{document.field.path}.ports[{number}]")
+        origin = (document.field / "ports" / number).origin
         _PROTOCOLS[port.protocol.lower()](_Port(draft, document, documents, setting, port.number, origin))
 
 
@@ -193,7 +193,7 @@ def _rules(port: _Port, cluster: str) -> Iterator[Rule]:
             port.draft.complaints.append((port.document.field / "matches").warning("eg-group-missing", text))
         for group in groups[:1]:
             for number, match in enumerate(group.spec.matches):
-                origin = group.field.place.origin(f"{group.field.path}.matches[{number}]")
+                origin = (group.field / "matches" / number).origin
                 yield Rule(f"{name}/{match.name}", _request_match(match), action, origin=origin)
 
 

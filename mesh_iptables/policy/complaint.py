@@ -74,8 +74,12 @@ class Field:
             return Field(self.place, f"{self.path}[{key}]")
         return Field(self.place, f"{self.path}.{key}" if self.path else key)
 
+    @property
+    def origin(self) -> Origin:
+        return self.place.origin(self.path)
+
     def complaint(self, severity: Severity, identifier: str, text: str) -> Complaint:
-        return Complaint(severity, identifier, self.place.origin(self.path), text)
+        return Complaint(severity, identifier, self.origin, text)
 
     def fatal(self, identifier: str, text: str) -> Complaint:
         return self.complaint(Severity.FATAL, identifier, text)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from mesh_iptables.policy import hosts
 from mesh_iptables.policy import istio_schema as istio
 from mesh_iptables.policy.chains import ChainSet
-from mesh_iptables.policy.complaint import Complaint, Field
+from mesh_iptables.policy.complaint import Complaint
 from mesh_iptables.policy.istio_checks import TLS_PROTOCOLS
 from mesh_iptables.policy.istio_clusters import cluster_name
 from mesh_iptables.policy.istio_routes import (
@@ -33,7 +33,6 @@ from mesh_iptables.policy.model import (
     ChainMatch,
     HttpAction,
     Listener,
-    Origin,
     TcpAction,
     WeightedCluster,
 )
@@ -205,8 +204,8 @@ def _tls_chains(
                 continue
             sni = tuple(dict.fromkeys(hosts.canonical(name) for name in match.sni_hosts))
             ranges = _ranges(match.destination_subnets) or cidrs
-            field = document.field / "tls" / number / "match" / index
-            yield Chain(_name(document), ChainMatch(dst_cidrs=ranges, sni=sni), action, _origin(field))
+            place = document.field / "tls" / number / "match" / index
+            yield Chain(_name(document), ChainMatch(dst_cidrs=ranges, sni=sni), action, place.origin)
 
 
 def _tcp_chains(
@@ -214,14 +213,14 @@ def _tcp_chains(
 ) -> Iterator[Chain]:
     for number, route in enumerate(document.spec.tcp):
         action = TcpAction(registry.targets(route.route, service.number))
-        field = document.field / "tcp" / number
+        place = document.field / "tcp" / number
         for index, match in enumerate(route.match):
             if _applies(match, service.number, registry):
                 ranges = _ranges(match.destination_subnets) or cidrs
-                origin = _origin(field / "match" / index)
+                origin = (place / "match" / index).origin
                 yield Chain(_name(document), ChainMatch(dst_cidrs=ranges), action, origin)
         if not route.match:
-            yield Chain(_name(document), ChainMatch(dst_cidrs=cidrs), action, _origin(field))
+            yield Chain(_name(document), ChainMatch(dst_cidrs=cidrs), action, place.origin)
             return
 
 
@@ -236,7 +235,3 @@ def _ranges(subnets: Sequence[str]) -> tuple[str, ...]:
 
 def _name(document: VirtualServiceDocument) -> str:
     return f"{document.namespace}/{document.name}"
-
-
-def _origin(place: Field) -> Origin:
-    return place.place.origin(place.path)

@@ -204,10 +204,10 @@ def _rules(document: VirtualServiceDocument, port: int, registry: Registry) -> I
             if not applies or match.port not in (None, port):
                 continue
             name = match.name or route.name or f"http[{number}].match[{index}]"
-            origin = place.place.origin(f"{place.path}.match[{index}]")
+            origin = (place / "match" / index).origin
             yield replace(rule, name=name, match=_request_match(match), origin=origin)
         if not route.match:
-            yield replace(rule, name=route.name or f"http[{number}]", origin=place.place.origin(place.path))
+            yield replace(rule, name=route.name or f"http[{number}]", origin=place.origin)
             return
 
 

@@ -67,12 +67,12 @@ def mesh_for(documents: Documents, identity: Identity, profile: Profile) -> Mesh
     policy = settings.outbound_traffic_policy or istio.MeshOutboundTrafficPolicy()
     default = "REGISTRY_ONLY" if profile is Profile.ISTIO_1_0 else "ALLOW_ANY"
     mode = policy.mode or default
-    origin = written[-1].field.place.origin(written[-1].field.path) if written else BUILT_IN
+    origin = written[-1].field.origin if written else BUILT_IN
     sidecar = _sidecar_for(documents.of(istio.Sidecar), identity)
     if sidecar and sidecar.spec.outbound_traffic_policy:
         policy = sidecar.spec.outbound_traffic_policy
         mode = policy.mode or "REGISTRY_ONLY"
-        origin = sidecar.field.place.origin(sidecar.field.path)
+        origin = sidecar.field.origin
     return Mesh(settings, mode == "ALLOW_ANY", policy.egress_proxy, sidecar, origin)
 
 
@@ -197,7 +197,7 @@ def _services(
                 subject_alt_names=entry.subject_alt_names,
                 ports=ports,
                 document=document,
-                origin=(document.field / "ports" / number).place.origin(f"{document.field.path}.ports[{number}]"),
+                origin=(document.field / "ports" / number).origin,
             )
 
 
