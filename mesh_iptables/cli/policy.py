@@ -202,6 +202,7 @@ def _dump_options(command: Callable[..., object]) -> Callable[..., object]:
     for option in (
         click.option("-o", "--output", type=click.Choice(["short", "json"]), default="short", show_default=True),
         click.option("--name", help="Only this name."),
+        click.option("--fqdn", help="Only what is about this host."),
         click.option("--port", type=click.IntRange(1, 65535), help="Only this port."),
     ):
         command = option(command)
@@ -211,11 +212,11 @@ def _dump_options(command: Callable[..., object]) -> Callable[..., object]:
 @policy.command()
 @policy_options
 @_dump_options
-def listeners(request: PolicyRequest, *, port: int | None, name: str | None, output: str) -> int:
+def listeners(request: PolicyRequest, *, port: int | None, name: str | None, fqdn: str | None, output: str) -> int:
     """The listeners as `istioctl proxy-config listeners` prints them."""
     from mesh_iptables.policy import dump
 
-    found = dump.listeners(_compiled(request), port=port, name=name)
+    found = dump.listeners(_compiled(request), port=port, fqdn=fqdn, name=name)
     _show(found, output, ("ADDRESS", "PORT", "NAME", "CHAINS"), _listener_row)
     return 0
 
@@ -223,11 +224,11 @@ def listeners(request: PolicyRequest, *, port: int | None, name: str | None, out
 @policy.command()
 @policy_options
 @_dump_options
-def routes(request: PolicyRequest, *, port: int | None, name: str | None, output: str) -> int:
+def routes(request: PolicyRequest, *, port: int | None, name: str | None, fqdn: str | None, output: str) -> int:
     """The route configurations as `istioctl proxy-config routes` prints them."""
     from mesh_iptables.policy import dump
 
-    found = dump.routes(_compiled(request), port=port, name=name)
+    found = dump.routes(_compiled(request), port=port, fqdn=fqdn, name=name)
     _show(found, output, ("NAME", "VIRTUAL HOSTS", "DOMAINS"), _route_row)
     return 0
 
@@ -235,7 +236,6 @@ def routes(request: PolicyRequest, *, port: int | None, name: str | None, output
 @policy.command()
 @policy_options
 @_dump_options
-@click.option("--fqdn", help="Only clusters of this host.")
 def clusters(request: PolicyRequest, *, port: int | None, name: str | None, fqdn: str | None, output: str) -> int:
     """The clusters as `istioctl proxy-config clusters` prints them."""
     from mesh_iptables.policy import dump

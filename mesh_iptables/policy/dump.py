@@ -12,29 +12,55 @@ from collections.abc import Iterator, Sequence
 from mesh_iptables.policy.envoy import Site, bootstrap
 from mesh_iptables.policy.envoy_routes import Message, route_configuration
 from mesh_iptables.policy.hosts import canonical
-from mesh_iptables.policy.model import ANY_PORT, EgressPolicy, HttpAction, RouteTable
+from mesh_iptables.policy.model import ANY_PORT, EgressPolicy, HttpAction, Listener, RouteTable, TcpAction
 
 _FIELD = re.compile(r"[a-z][a-z0-9_]*")
 
 
-def listeners(policy: EgressPolicy, *, port: int | None = None, name: str | None = None) -> list[Message]:
-    """All listeners, or those of a port or name."""
-    found = [_by_reference(listener) for listener in _resources(policy, "listeners")]
-    return [
-        _camel(listener)
-        for listener in found
-        if name in (None, listener["name"]) and port in (None, _port_of(listener))
-    ]
+def listeners(
+    policy: EgressPolicy, *, port: int | None = None, fqdn: str | None = None, name: str | None = None
+) -> list[Message]:
+    """All listeners, or those of a port, of a host that one of their chains leads to, or of a name."""
+    models = {listener.name: listener for listener in policy.listeners.values()}
+    found = []
+    for message in map(_by_reference, _resources(policy, "listeners")):
+        model = models.get(str(message["name"]))
+        if name not in (None, message["name"]) or port not in (None, _port_of(message)):
+            continue
+        if fqdn is None or (model is not None and canonical(fqdn) in _hosts_of(model, policy)):
+            found.append(_camel(message))
+    return found
 
 
-def routes(policy: EgressPolicy, *, port: int | None = None, name: str | None = None) -> list[Message]:
-    """All route configurations, or those of a name (today the port) or a port."""
+def routes(
+    policy: EgressPolicy, *, port: int | None = None, fqdn: str | None = None, name: str | None = None
+) -> list[Message]:
+    """All route configurations, or those of a port, of a host they have as a domain, or of a name."""
     attempt_count = policy.behaviour.attempt_count_header
     return [
         _camel(route_configuration(table, policy.clusters, attempt_count=attempt_count))
         for table_port, table in _tables(policy)
-        if name in (None, table.name) and port in (None, table_port)
+        if name in (None, table.name)
+        and port in (None, table_port)
+        and (fqdn is None or canonical(fqdn) in _domains_of(table))
     ]
+
+
+def _hosts_of(listener: Listener, policy: EgressPolicy) -> set[str]:
+    hosts: set[str] = set()
+    for chain in listener.chains:
+        hosts.update(chain.match.sni)
+        match chain.action:
+            case HttpAction(routes=table):
+                hosts.update(_domains_of(table))
+            case TcpAction(targets=targets):
+                clusters = [policy.clusters.get(target.cluster) for target in targets]
+                hosts.update(cluster.host for cluster in clusters if cluster)
+    return hosts
+
+
+def _domains_of(table: RouteTable) -> set[str]:
+    return {domain for vhost in table.vhosts for domain in vhost.domains}
 
 
 def clusters(

@@ -49,6 +49,10 @@ def test_each_filter_narrows_the_listing() -> None:
     assert _names(dump.clusters(policy, name="PassthroughCluster")) == ["PassthroughCluster"]
     assert _names(dump.clusters(policy, fqdn="A.x.")) == ["outbound|80||a.x"]
     assert dump.routes(policy, port=443) == []
+    assert _names(dump.routes(policy, fqdn="a.x")) == ["80"]
+    assert dump.routes(policy, fqdn="b.x") == []
+    assert _names(dump.listeners(policy, fqdn="b.x")) == ["0.0.0.0_443"]
+    assert _names(dump.listeners(policy, fqdn="a.x")) == ["0.0.0.0_80"]
 
 
 def test_the_names_of_osm() -> None:
