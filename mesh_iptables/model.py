@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     ChainVerb = Literal["new", "flush", "delete"]
     RuleVerb = Literal["append", "insert", "delete"]
 
+UNKNOWN_ID = 0xFFFFFFFF  # of an owner known by name only, in a dry run: "no owner", which no socket has
 BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # in the order of iptables-save
 
 

@@ -13,7 +13,7 @@ from mesh_iptables import spelling
 from mesh_iptables.config import NetworkSelection, Number, PortSelection
 from mesh_iptables.config_1_2x import Config, DnsCapture, OwnerGroups, RunSettings
 from mesh_iptables.errors import UsageError, shown
-from mesh_iptables.model import Network, Owner
+from mesh_iptables.model import UNKNOWN_ID, Network, Owner
 from mesh_iptables.options import Option, Setting, list_file, understand
 from mesh_iptables.spelling import Misspelt
 
@@ -338,7 +338,6 @@ BOOLEANS = {
 }
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 MAX_GROUPS = 64
-UNKNOWN_ID = 0xFFFFFFFF  # of an owner known by name only: "no owner", which no socket has
 LONGEST_INTERFACE = 15
 
 

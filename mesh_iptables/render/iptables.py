@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mesh_iptables.model import (
+    UNKNOWN_ID,
     Address,
     ConnectionMark,
     ConnState,
@@ -147,7 +148,8 @@ def saved_match(match: Match, protocol: str) -> list[str]:
         case Ports():
             return _saved_ports(match, protocol)
         case Owner(kind, low, high, negated):
-            return ["-m", "owner", *_not(negated), f"--{kind}-owner", range_text(low, high, "-")]
+            ids = match.spelled if low == UNKNOWN_ID else range_text(low, high, "-")
+            return ["-m", "owner", *_not(negated), f"--{kind}-owner", ids]
         case Socket():
             return ["-m", "socket"]
         case ConnState(states, module, negated):

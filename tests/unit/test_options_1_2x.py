@@ -6,11 +6,11 @@ import pytest
 
 from mesh_iptables.config_1_2x import Config, RunSettings
 from mesh_iptables.errors import UsageError
+from mesh_iptables.model import UNKNOWN_ID
 from mesh_iptables.options import Option, Setting, split_words
 from mesh_iptables.options_1_2x import (
     FIXES,
     ISTIO_1_2X,
-    UNKNOWN_ID,
     configure,
     gather,
     parse_duration,
