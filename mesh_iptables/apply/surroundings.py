@@ -17,10 +17,9 @@ class Here:
             enter_namespace(namespace)
 
     def addresses(self) -> tuple[tuple[int, int], ...]:
-        """IP version and address of every interface, interface by interface, IPv4 first in each."""
+        """IP version and address of every interface, in the order in which the kernel lists them: IPv4 first."""
         with Netlink(NETLINK_ROUTE) as link:
-            found = sorted(interface_addresses(link), key=lambda entry: entry[:2])
-        return tuple((version, address) for _, version, address in found)
+            return tuple((version, address) for _, version, address in interface_addresses(link))
 
     def nameservers(self) -> tuple[str, ...]:
         """The resolvers of /etc/resolv.conf; none without that file."""

@@ -219,7 +219,7 @@ def test_without_dual_stack_an_ipv4_pod_leaves_ipv6_alone(pod: Pod, backend: str
 
 
 def test_a_pod_whose_first_address_is_ipv6_is_captured_in_both(pod: Pod) -> None:
-    pod.pod.run("ip", "addr", "del", f"{POD}/24", "dev", "eth0")
+    pod.pod.run("ip", "-4", "addr", "flush", "scope", "global")
     apply(pod, "legacy", "-u", "1337", "-b", "*")
     assert pod.tcp(POD6, APP, inbound=True) == f"inbound [{POD6}]:{APP}"
 
