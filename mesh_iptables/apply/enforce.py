@@ -47,7 +47,7 @@ def enforce(plan: Plan, backend: Backend, *, marks: frozenset[int], tables: froz
             addresses.add()
             for routing in routings:
                 routing.add([route for route in routes if route.family == routing.family])
-            applied = backend.apply(plan)
+            applied = _apply(plan, backend)
         except MeshIptablesError:
             for routing in routings:
                 routing.undo()
@@ -62,6 +62,25 @@ def enforce(plan: Plan, backend: Backend, *, marks: frozenset[int], tables: froz
         added=(*applied.added, *(line for part in parts for line in part.added)),
         warnings=(*applied.warnings, *(line for routing in routings for line in routing.warnings)),
     )
+
+
+def _apply(plan: Plan, backend: Backend) -> Applied:
+    """The rules; where this machine cannot have those of a family that the original does without, all others."""
+    try:
+        return backend.apply(plan)
+    except MachineError as error:
+        lesser = _without_forgiven_families(plan)
+        if lesser == plan:
+            raise
+        applied = backend.apply(lesser)
+        warning = f"inbound IPv6 is not refused (the script goes on, too): {error}"
+        return applied.replace(warnings=(*applied.warnings, warning))
+
+
+def _without_forgiven_families(plan: Plan) -> Plan:
+    """The plan without families in which any operation may fail: the IPv6 lockdown of istio-1.0."""
+    needed = {operation.family for operation in plan.setup if not getattr(operation, "optional", False)}
+    return plan.replace(setup=tuple(operation for operation in plan.setup if operation.family in needed))
 
 
 PASS_THROUGH = LoopbackAddress("ipv6", Network(6, 6, (1 << 128) - 1))

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 PROGRAM: dict[Family, str] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 LEGACY_NAMES: dict[Family, str] = {"ipv4": "/proc/net/ip_tables_names", "ipv6": "/proc/net/ip6_tables_names"}
 NFT_FAMILY: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
-NO_TABLE = "unable to initialize table"  # all that legacy restore programs say where a right or a table is missing
-LACKING_RIGHT = ("Permission denied", "Operation not permitted", "must be root", "lock file", NO_TABLE)
+# All that restore programs say where a right, a table or a whole family is missing: legacy, nf_tables.
+NO_TABLE = ("unable to initialize table", "Failed to initialize nft")
+LACKING_RIGHT = ("Permission denied", "Operation not permitted", "must be root", "lock file", *NO_TABLE)
 LOCK_REMEDY = "it needs a writable /run, or the environment variable XTABLES_LOCKFILE"
 TABLES = frozenset({"filter", "mangle", "nat", "raw", "security"})
 
@@ -227,7 +228,7 @@ def refusal(program: str, result: Result, stdin: str) -> ApplyError | MachineErr
 def _remedy(program: str, stderr: str) -> str:
     if "lock file" in stderr:
         return LOCK_REMEDY
-    if NO_TABLE in stderr:
+    if any(words in stderr for words in NO_TABLE):
         return "it needs root, the capabilities NET_ADMIN and NET_RAW, and a kernel with that table"
     if "legacy" in program:
         return "it needs root and the capabilities NET_ADMIN and NET_RAW"

@@ -160,6 +160,24 @@ def test_a_missing_program_is_named(backend: str, namespace: Namespace, tmp_path
     assert "is not on this machine; install" in done.stderr
 
 
+@pytest.mark.parametrize("flavour", ["legacy", "nft"])
+@pytest.mark.parametrize("words", [TPROXY, REDIRECT], ids=["TPROXY", "REDIRECT"])
+def test_where_there_is_no_ipv6_the_rest_is_applied_and_that_is_told(
+    flavour: str, words: tuple[str, ...], namespace: Namespace, tmp_path: Path
+) -> None:
+    complaint = {"legacy": "unable to initialize table 'filter'", "nft": "Failed to initialize nft: not supported"}
+    for name in ("restore", "save"):
+        program = tmp_path / f"ip6tables-{flavour}-{name}"
+        program.write_text(f'#!/bin/sh\necho "ip6tables: {complaint[flavour]}" >&2; exit 2\n')
+        program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for _ in range(2):
+        done = namespace.mesh_iptables("apply", *WORDS[flavour], *words, env=environment)
+        assert done.stderr.startswith("mesh-iptables: inbound IPv6 is not refused")
+        assert done.stderr.count("\n") == 1
+    assert "-A OUTPUT -p tcp -j ISTIO_OUTPUT" in namespace.saved()[f"iptables-{flavour}-save"]
+
+
 @pytest.mark.parametrize(
     "words", [("apply", *TPROXY), ("apply", *REDIRECT), ("clean",)], ids=["TPROXY", "REDIRECT", "clean"]
 )
