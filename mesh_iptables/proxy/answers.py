@@ -62,6 +62,12 @@ def proxied(
     return AnswerHead(head.status, head.reason, fields, head.framing)
 
 
+def refused_upgrade(answer: AnswerHead) -> AnswerHead:
+    """What Envoy makes of an answer to an upgrade that is not 101: its head, without a body."""
+    fields = without(answer.fields, ("content-length", "content-type"))
+    return AnswerHead(answer.status, answer.reason, [*fields, ("content-length", "0")], 0)
+
+
 def switching(head: ResponseHead, style: HeaderStyle) -> AnswerHead:
     """A 101 answer."""
     answer = proxied(head, style)

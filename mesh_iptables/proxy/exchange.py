@@ -14,7 +14,7 @@ from typing import Protocol
 from mesh_iptables.policy.model import Fault, HashPolicy, HashSource, RetryPolicy, RouteTo, Rule
 from mesh_iptables.policy.routing import Reason, pick
 from mesh_iptables.proxy.access_log import Record
-from mesh_iptables.proxy.answers import AnswerHead, LocalReply, switching
+from mesh_iptables.proxy.answers import AnswerHead, LocalReply, refused_upgrade, switching
 from mesh_iptables.proxy.balance import digest
 from mesh_iptables.proxy.cluster import Clusters, ClusterState, Host, Pooled, Queue
 from mesh_iptables.proxy.headers import RequestIds
@@ -568,6 +568,9 @@ class Exchange:
             return
         self._answering = True
         self._status = head.status
+        if self._way is not None and self._way.head.upgrade:
+            self._refuse_upgrade(head)
+            return
         self._sent += len(payload)
         assert self._way is not None
         answer = self._router.answer(self.plan, self._way, head)
@@ -576,6 +579,14 @@ class Exchange:
             self._finish("", "via_upstream")
         else:
             self._throttle()
+
+    def _refuse_upgrade(self, head: ResponseHead) -> None:
+        assert self._way is not None
+        answer = refused_upgrade(self._router.answer(self.plan, self._way, head))
+        self._drop_upstream()
+        date = b"" if answer.dated else b"date: %b\r\n" % self._surroundings.outside.date()
+        self.client.answer(answer, date, b"", ended=True)
+        self._finish("", "via_upstream")
 
     def _answer_extra(self, answer: AnswerHead) -> bytes:
         outside = self._surroundings.outside
@@ -611,7 +622,8 @@ class Exchange:
         self._answering = True
         self._status = head.status
         answer = switching(head, self._router.style)
-        self.client.switch(answer, self._answer_extra(answer), connection, rest)
+        date = b"" if answer.dated else b"date: %b\r\n" % self._surroundings.outside.date()
+        self.client.switch(answer, date, connection, rest)
         self._finish("", "via_upstream")
 
     def upstream_failed(self, failure: Failure, detail: str) -> None:

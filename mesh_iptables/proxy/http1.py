@@ -12,9 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mesh_iptables.proxy.sniff import HTTP_1, TARGET, TOKEN, begins
-
 HEAD_LIMIT = 60 * 1024
+RESPONSE_HEAD_LIMIT = 80 * 1024
 FIELD_LIMIT = 100
 
 CHUNKED = -1
@@ -29,13 +28,16 @@ _METHODS = """
 METHODS = frozenset(_METHODS.split())
 """Envoy knows these; any other is a codec error."""
 
-_REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^\x00-\x20\x7f]+) HTTP/1\.([0-9])\r?\n")
+_REQUEST_LINE = re.compile(r"([A-Z\-]++)[ \t]+([\x21-\x7e]++)(?:[ \t]+HTTP/1\.([01]))?[ \t]*+\r?\n")
+_ABSOLUTE = re.compile(r"https?://", re.IGNORECASE)
+_AUTHORITY = re.compile(r"[A-Za-z0-9!$&'()*+,;=:@%\[\]~_.\-]*+")
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r?\n")
 _FIELD = re.compile(
     r"^([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r?\n",  # possessive: no quadratic retry
     re.MULTILINE,
 )
-_FOLD = re.compile(r"(?<![ \t])[ \t]*\r?\n[ \t]+")
+_FOLD = re.compile(r"\r?\n(?=[ \t])")
+_LONE_CR = re.compile(r"\r(?!\n)")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 HTTP2 = 2
@@ -105,12 +107,15 @@ def head_end(data: bytes | bytearray, start: int = 0) -> int:
     return crlf + 3 if crlf >= 0 else -1
 
 
-_FIRST_LINE = re.compile(TOKEN + begins(b" ", TARGET, b" ", *HTTP_1, b"[0-9]", rb"\r") + rb"(?:\Z|(?<=[0-9\r])\n)")
+_STARTS = frozenset(ord(method[0]) for method in METHODS)
 
 
 def may_begin_request(data: bytes) -> bool:
     """Whether an incomplete head can still become a request's."""
-    return _FIRST_LINE.match(data, 0, 512) is not None
+    if data[0] not in _STARTS:
+        return False
+    end = data.find(b"\n") + 1
+    return not end or _REQUEST_LINE.fullmatch(data[:end].decode("latin-1")) is not None
 
 
 def parse_request_head(data: bytes | bytearray, *, limit: int = HEAD_LIMIT, count: int = FIELD_LIMIT) -> RequestHead:
@@ -120,14 +125,23 @@ def parse_request_head(data: bytes | bytearray, *, limit: int = HEAD_LIMIT, coun
     if line is None:
         raise Malformed("invalid request line")
     method, target, minor = line.groups()
-    if method not in METHODS or minor not in "01":
-        raise Malformed("invalid method" if minor in "01" else "unsupported version")
-    fields = _parse_fields(text, line.end(), limit - len(target), count)
-    head = RequestHead(method, target, int(minor), fields, names=frozenset([name for name, _ in fields]))
+    if method not in METHODS or not _is_valid(target, method):
+        raise Malformed("invalid method or target")
+    fields = _parse_fields(text, line.end(), limit, count)
+    # a line without a version is that of HTTP/0.9, which is treated as HTTP/1.0 is
+    head = RequestHead(method, target, int(minor or 0), fields, names=frozenset([name for name, _ in fields]))
+    if "host" in head.names and not _AUTHORITY.fullmatch(joined(fields, "host")):
+        raise Malformed("invalid host")
     head.framing = _request_framing(head)
     head.keep_alive = _keeps_alive(head)
     head.upgrade = _upgrade(head)
     return head
+
+
+def _is_valid(target: str, method: str) -> bool:
+    if target[0] == "/" or method == "CONNECT":
+        return True
+    return method == "OPTIONS" if target == "*" else _ABSOLUTE.match(target) is not None
 
 
 def parse_response_head(data: bytes | bytearray) -> ResponseHead:
@@ -137,7 +151,7 @@ def parse_response_head(data: bytes | bytearray) -> ResponseHead:
     if line is None:
         raise Malformed("invalid status line")
     minor, status, reason = line.groups()
-    fields = _parse_fields(text, line.end(), HEAD_LIMIT, FIELD_LIMIT)
+    fields = _parse_fields(text, line.end(), RESPONSE_HEAD_LIMIT, FIELD_LIMIT)
     names = frozenset([name for name, _ in fields])
     head = ResponseHead(int(status), reason or "", int(minor), fields, names=names)
     head.framing = _response_framing(head)
@@ -147,15 +161,17 @@ def parse_response_head(data: bytes | bytearray) -> ResponseHead:
 
 
 def _parse_fields(text: str, start: int, limit: int, count: int) -> Fields:
+    if len(text) > limit:
+        raise Malformed("headers too large", 431, "Request Header Fields Too Large")
     if "\n " in text or "\n\t" in text:
-        text, start = _FOLD.sub(" ", text[start:]), 0
+        text, start = _FOLD.sub("", text[start:]), 0
+    if text.count("\r", start) != text.count("\r\n", start):
+        text, start = _LONE_CR.sub("", text[start:]), 0
     found = _FIELD.findall(text, start)
     if len(found) != text.count("\n", start) - 1:
         raise Malformed("invalid header field")
     if len(found) > count:
         raise Malformed("too many headers", 431, "Request Header Fields Too Large")
-    if len(text) - start - 4 * len(found) > limit:
-        raise Malformed("headers too large", 431, "Request Header Fields Too Large")
     return [(name.lower(), value.rstrip(" \t")) for name, value in found]
 
 
@@ -250,7 +266,7 @@ class UntilCloseBody:
 
 
 class ChunkedBody:
-    """The chunked coding. Extensions are ignored, trailers are read and dropped; line ends must be CRLF."""
+    """The chunked coding. Extensions are ignored, trailers read and dropped; lines of framing must end with CRLF."""
 
     __slots__ = ("_buffer", "_left", "_trailers", "rest")
 
@@ -295,9 +311,13 @@ class ChunkedBody:
         return end - at
 
     def _chunk_end(self, data: bytes, at: int) -> int:
-        if not b"\r\n".startswith(data[at : at + 2]):
+        end = data[at : at + 2]
+        if end[:1] == b"\n":  # Envoy takes it, and what is sent on is written anew
+            self._left = 0
+            return 1
+        if not b"\r\n".startswith(end):
             raise Malformed("chunk not ended by CRLF")
-        if len(data) - at < 2:
+        if len(end) < 2:
             return 0
         self._left = 0
         return 2

@@ -30,7 +30,6 @@ from mesh_iptables.proxy.upstream import Http1Upstream
 from mesh_iptables.proxy.wire import Address, Failure, Timer, Wire
 
 _WAITING_LIMIT = 65536  # bytes of pipelined requests that are read ahead
-_HEAD_SLACK = 4096  # what line ends and blanks may add to the limit of a head
 _CLOSE_DELAY = 1.0  # seconds to read the last answer before the connection goes
 _TUNNEL_IDLE = 3600.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -47,12 +46,14 @@ class HttpConnection:
         "_exchange",
         "_express",
         "_is_head",
+        "_linger",
         "_minor",
         "_original",
         "_pumping",
         "_shut",
         "_silent",
         "_timer",
+        "_upgrading",
         "_wire",
         "last_used",
         "peer",
@@ -81,6 +82,8 @@ class HttpConnection:
         self._close = False  # after the current answer
         self._shut = False  # no further request is read
         self._silent = False  # the client sends no more
+        self._upgrading = False  # the request asks for a websocket
+        self._linger = False  # the answer must have time to be read
         self._timer: Timer | None = None
         self.last_used = surroundings.outside.now
 
@@ -172,7 +175,8 @@ class HttpConnection:
         exchange = self._exchange = Exchange(
             self.surroundings, self.router, self, plan, self.peer, self._original, self.sni
         )
-        if head.framing == 0 or head.upgrade == "websocket":
+        self._upgrading = head.upgrade == "websocket"
+        if head.framing == 0 or self._upgrading:
             exchange.begin(b"", ended=True, host=host)
             return
         if plan.wants_continue:
@@ -204,7 +208,7 @@ class HttpConnection:
             return bool(stripped)
         if not may_begin_request(data) and not H2_PREFACE.startswith(data):
             self._refuse(malformed_reply(Malformed("not HTTP")))
-        elif len(data) > self.router.behaviour.max_header_bytes + _HEAD_SLACK:
+        elif len(data) > self.router.behaviour.max_header_bytes:
             error = Malformed("headers too large", 431, "Request Header Fields Too Large")
             self._refuse(malformed_reply(error))
         elif self._timer is None:
@@ -263,6 +267,8 @@ class HttpConnection:
     def ended(self) -> None:
         self._silent = True
         if self._exchange is None:
+            self._cancel_timer()
+            self._shut = True
             self._wire.close()
         elif self._body is not None:  # the rest of the request will never come
             self._gone()
@@ -305,6 +311,8 @@ class HttpConnection:
         chunked = head.framing == CHUNKED and self._minor == 1
         if head.framing == CHUNKED and self._minor == 0:
             self._close = True  # only the end of the connection can end such a body
+        if self._upgrading:
+            self._close = self._linger = True  # the client may have sent bytes for the tunnel it did not get
         self._coded = chunked and not self._is_head
         self._send_head(head, extra, payload, chunked, ended)
         if ended:
@@ -335,7 +343,8 @@ class HttpConnection:
         """Envoy drops them, too."""
 
     def reply(self, reply: LocalReply, head: AnswerHead, extra: bytes) -> None:
-        self._close = self._close or reply.closes
+        self._linger = reply.closes or self._upgrading
+        self._close = self._close or self._linger
         bodiless = reply.status in (204, 304)
         chunked = self._is_head and not reply.text and not bodiless  # as Envoy answers a HEAD without a length
         if not reply.text and not self._is_head and not bodiless:
@@ -356,13 +365,15 @@ class HttpConnection:
             self.surroundings.outside.call_later(0.0, self._pump)
 
     def _finish(self) -> None:
-        """Close, but not before the client has read the answer: unread bytes would turn the close into a reset."""
+        """Close: at once when the client asked for it, else as Envoy does it, after the client could read the answer.
+
+        Unread bytes would turn the close into a reset, which may overtake the answer.
+        """
         self._shut = True
-        if self._silent or (self._body is None and not self._buffer):
+        if self._silent or (not self._linger and self._body is None and not self._buffer):
             self._wire.close()
             return
         self._buffer, self._body = b"", None
-        self._wire.finish()
         self._wire.resume()
         self._timer = self.surroundings.outside.call_later(_CLOSE_DELAY, self._wire.close)
 

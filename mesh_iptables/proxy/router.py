@@ -30,14 +30,22 @@ from mesh_iptables.policy.routing import (
 )
 from mesh_iptables.proxy.answers import AnswerHead, LocalReply, proxied
 from mesh_iptables.proxy.headers import framing_fields, operate, request_fields, without
-from mesh_iptables.proxy.http1 import CHUNKED, Fields, Malformed, RequestHead, ResponseHead, parse_request_head
+from mesh_iptables.proxy.http1 import (
+    CHUNKED,
+    Fields,
+    Malformed,
+    RequestHead,
+    ResponseHead,
+    connection_tokens,
+    parse_request_head,
+)
 from mesh_iptables.proxy.paths import normalised, split_absolute
 from mesh_iptables.proxy.upstream import OutgoingHead
 
 _MEMO_SIZE = 1024
 _MEMO_HEAD = 2048  # bytes
 
-_BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+_BODILESS = frozenset({"GET", "HEAD", "DELETE", "TRACE", "CONNECT"})  # as Envoy has it; others get a length
 
 
 class Way:
@@ -146,13 +154,17 @@ class Router:
         head, target = plan.head, plan.request.target
         if head.minor == 0 and not self.behaviour.accept_http_10:
             return LocalReply(426, "Upgrade Required", flags="DPE", detail="low_version", closes=True)
+        if "connection" in head.names and not _FORWARDED.isdisjoint(connection_tokens(head.fields)):
+            return malformed_reply(Malformed("connection names a field that is not the client's to drop"))
+        if _names_host(head):
+            return LocalReply(400, detail="missing_host_header", closes=True)
         if "host" not in head.names and split_absolute(head.target) is None:
             return LocalReply(400, detail="missing_host_header", closes=True)
         if head.method == "CONNECT":
             return LocalReply(404, flags="NR", detail="route_not_found", closes=True)
         if not target.startswith("/"):
             return LocalReply(404, flags="NR", detail="route_not_found")
-        if "#" in target:
+        if "#" in target or (self.behaviour.normalise_path and "%00" in target.partition("?")[0]):
             return LocalReply(400, detail="path_normalization_failed", closes=True)
         if head.upgrade not in ("", "websocket", "h2c"):
             return LocalReply(403, detail="upgrade_failed", closes=True)
@@ -218,6 +230,14 @@ class Router:
         return answer
 
 
+_FORWARDED = frozenset({"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"})
+
+
+def _names_host(head: RequestHead) -> bool:
+    """Whether `connection` asks to drop Host, which leaves none."""
+    return "connection" in head.names and "host" in connection_tokens(head.fields)
+
+
 def _is_simple(head: RequestHead, rule: Rule) -> bool:
     """Whether a request needs no timer, no chance, no copy and no body; see `express`."""
     waits = rule.timeout or (rule.retry is not None and rule.retry.per_try_timeout)
@@ -232,7 +252,7 @@ def _request(head: RequestHead, *, normalise: bool) -> Request:
         absolute = split_absolute(target) if head.method != "CONNECT" else None
         if absolute is not None:
             authority, target = absolute
-    if normalise and target.startswith("/") and head.method != "CONNECT":
+    if normalise and target.startswith("/") and head.method != "CONNECT" and "#" not in target:
         target = normalised(target)
     return Request(head.method, authority, target, head.fields)
 

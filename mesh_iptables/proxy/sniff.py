@@ -13,21 +13,15 @@ from dataclasses import dataclass
 LIMIT = 65536  # bytes without a decision
 H2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_REQUEST_LINE = re.compile(TOKEN + rb" [^\x00-\x20\x7f]+ HTTP/1\.([01])\r?\n")
-
-
-def begins(*pieces: bytes) -> bytes:
-    """A pattern for the pieces in order, each of which may be missing together with all that follow it."""
-    pattern = b""
-    for piece in reversed(pieces):
-        pattern = b"(?:" + piece + pattern + b")?"
-    return pattern
-
-
-HTTP_1 = (b"H", b"T", b"T", b"P", b"/", b"1", rb"\.")
-TARGET = rb"[^\x00-\x20\x7f]++"
-_PARTIAL_LINE = re.compile(TOKEN + begins(b" ", TARGET, b" ", *HTTP_1, b"[01]", rb"\r") + rb"\Z")
+TOKEN_CHARACTERS = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
+# Blanks as Envoy reads them: any run separates, a version may be missing
+_REQUEST_LINE = re.compile(
+    rb"(?:CONNECT[ \t]+[\x21-\x7e]+|["
+    + TOKEN_CHARACTERS
+    + rb"]++[ \t]+(?:[/*]|[A-Za-z][A-Za-z0-9+.\-]*+://)[\x21-\x7e]*+)(?:[ \t]+HTTP/([0-9]\.[0-9]))?[ \t]*+\r?\n"
+)
+_TOKEN_START = re.compile(b"[" + TOKEN_CHARACTERS + b"]")
+_TLS_DECIDES = 5  # bytes of a record's header; with fewer, Envoy's TLS inspection keeps everybody waiting
 
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _RECORD_LIMIT = 16384 + 2048
@@ -78,6 +72,8 @@ class Sniffer:
     def _sniff(self) -> Sniffed | None:
         if not self.data:
             return None
+        if self._tls and len(self.data) < _TLS_DECIDES:
+            return None
         if self._tls and self.data[0] == _HANDSHAKE:
             try:
                 hello = self._client_hello()
@@ -116,14 +112,11 @@ class Sniffer:
         end = data.find(b"\n", self._line_from)
         self._line_from = len(data)
         if end < 0:
-            return None if self._may_become_request(data) else NOTHING
+            return None if _TOKEN_START.match(data) else NOTHING
         line = _REQUEST_LINE.fullmatch(data, 0, end + 1)
-        return Sniffed(protocols=(f"http/1.{line[1].decode()}",)) if line else NOTHING
-
-    @staticmethod
-    def _may_become_request(data: bytearray) -> bool:
-        # past the first 256 bytes only the length can still refuse: re-reading a long target per byte is quadratic
-        return bool(_PARTIAL_LINE.match(data)) if len(data) <= 256 else b"\x00" not in data[-256:]
+        if line is None:
+            return NOTHING
+        return Sniffed(protocols=("http/1.1" if line[1] == b"1.1" else "http/1.0",))
 
 
 def parse_client_hello(body: bytes) -> Sniffed:

@@ -7,8 +7,8 @@ from typing import Protocol
 from mesh_iptables.proxy.cluster import Pool, tls_client
 from mesh_iptables.proxy.http1 import (
     CHUNKED,
-    HEAD_LIMIT,
     LAST_CHUNK,
+    RESPONSE_HEAD_LIMIT,
     BodyReader,
     Fields,
     Malformed,
@@ -257,7 +257,7 @@ class Http1Upstream:
         self._final(head, data)
 
     def _incomplete(self, data: bytes) -> None:
-        if len(data) > HEAD_LIMIT + 4096:
+        if len(data) > RESPONSE_HEAD_LIMIT:
             raise Malformed("response head too large")
         if not b"HTTP/1.".startswith(data[:7]):
             raise Malformed("not HTTP")

@@ -71,7 +71,6 @@ def test_the_framing_of_a_request_follows_from_its_fields(lines: list[str], fram
         ["content-length: 9999999999999999999"],
         ["x: a\x00b"],
         ["x: a\x01b"],
-        ["x: a\rb"],
         ["x : y"],
         ["x\ty: z"],
         [": y"],
@@ -95,12 +94,13 @@ def test_other_codings_than_chunked_are_not_implemented(coding: str) -> None:
 @pytest.mark.parametrize(
     "start",
     [
-        "GET  / HTTP/1.1",
-        "GET / HTTP/1.1 ",
+        "GET get HTTP/1.1",
+        "GET * HTTP/1.1",
+        "GET ftp://a/ HTTP/1.1",
+        "GET /\xe9 HTTP/1.1",
         " GET / HTTP/1.1",
         "GET / HTTP/1.2",
         "GET / HTTP/2.0",
-        "GET /",
         "FETCH / HTTP/1.1",
         "get / HTTP/1.1",
         "GET /\x7f HTTP/1.1",
@@ -113,16 +113,36 @@ def test_a_bad_request_line_is_refused(start: str) -> None:
 
 def test_too_many_and_too_large_fields_are_refused() -> None:
     parse_request_head(request(*[f"x{i}: y" for i in range(100)]))
-    parse_request_head(request("x: " + "a" * 61000))
-    for lines in ([f"x{i}: y" for i in range(101)], ["x: " + "a" * 61500]):
+    parse_request_head(request("x: " + "a" * 61300))
+    for lines in ([f"x{i}: y" for i in range(101)], ["x: " + "a" * 61420]):
         with pytest.raises(Malformed) as refused:
             parse_request_head(request(*lines))
         assert refused.value.status == 431
 
 
-def test_folded_lines_are_joined_with_one_space() -> None:
+@pytest.mark.parametrize("line", ["GET  /  HTTP/1.1", "GET\t/\tHTTP/1.1", "GET / HTTP/1.1 \t"])
+def test_blanks_in_a_request_line_are_read_as_envoy_does(line: str) -> None:
+    head = parse_request_head(request("host: a", start=line))
+    assert (head.method, head.target, head.minor) == ("GET", "/", 1)
+
+
+def test_a_line_without_a_version_is_no_http_11() -> None:
+    assert parse_request_head(request("host: a", start="GET /")).minor == 0
+
+
+def test_folded_lines_are_joined() -> None:
     head = parse_request_head(b"GET / HTTP/1.1\r\nx: a \r\n \t b\r\n\tc\r\nhost: d\r\n\r\n")
-    assert head.fields == [("x", "a b c"), ("host", "d")]
+    assert head.fields == [("x", "a  \t b\tc"), ("host", "d")]
+
+
+def test_a_lone_cr_does_not_travel_on() -> None:
+    assert parse_request_head(request("x: a\rb")).fields == [("x", "ab")]
+
+
+@pytest.mark.parametrize("host", ["a b", "a/b", "a?b", "a#b", "a\\b", 'a"b', "a\xe9b"])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    with pytest.raises(Malformed):
+        parse_request_head(request(f"host: {host}"))
 
 
 def test_reading_a_head_takes_time_in_proportion_to_its_length() -> None:
@@ -206,7 +226,6 @@ def test_what_follows_a_chunked_body_is_left() -> None:
         b"1 1\r\n",
         b"1\nab",
         b"1\r\nab\r\n",
-        b"1\r\na\n0\r\n",
         b"1000000000000000\r\n",
         b"0\r\nbad trailer\r\n\r\n",
         b"0\r\nx: y\n\r\n",
@@ -236,7 +255,7 @@ def test_a_beginning_of_a_request_is_seen_as_such(data: bytes) -> None:
     assert may_begin_request(data)
 
 
-@pytest.mark.parametrize("data", [b"\x16\x03\x01", b"GET /a X", b"GET /a HTTP/2.0\r\n", b"hello\r\n", b"GET /a\r\n"])
+@pytest.mark.parametrize("data", [b"\x16\x03\x01", b"get", b"GET /a HTTP/2.0\r\n", b"GET /a X\r\n", b"hello\r\n"])
 def test_what_is_no_request_is_seen_early(data: bytes) -> None:
     assert not may_begin_request(data)
 

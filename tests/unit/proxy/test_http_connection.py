@@ -263,7 +263,9 @@ def test_refusals(data: bytes, status: int, body: bytes, closes: bool) -> None:
     assert fields["content-length"] == str(len(body))
     assert fields.get("content-type") == ("text/plain" if body else None)
     assert (fields.get("connection") == "close") is closes
-    assert (talk.client.closed or talk.client.finished) is closes
+    assert not talk.client.closed
+    talk.world.passes(1.0)  # time to read the answer
+    assert talk.client.closed is closes
 
 
 def test_a_refused_head_request_has_no_length() -> None:
@@ -276,7 +278,6 @@ def test_a_refused_request_whose_body_is_missing_closes_after_a_while() -> None:
     talk = Dialogue()
     talk.asks(b"POST / HTTP/1.1\r\nhost: other.com\r\ncontent-length: 9\r\n\r\n")
     assert answer_of(talk.client)[1]["connection"] == "close"
-    assert talk.client.finished
     assert not talk.client.closed
     talk.world.passes(1.0)
     assert talk.client.closed
@@ -661,6 +662,15 @@ def test_a_websocket_becomes_a_tunnel() -> None:
     assert (first, fields["server"], rest) == ("HTTP/1.1 101 Switching Protocols", "envoy", b"hello")
     assert talk.world.relayed == [(talk.client, talk.world.upstream)]
     assert talk.world.upstream.take() == b"early"
+
+
+def test_a_websocket_that_the_site_refuses_ends_the_connection() -> None:
+    talk = Dialogue()
+    talk.asks(b"GET /ws HTTP/1.1\r\nhost: example.com\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n")
+    talk.site().says(OK)
+    status, fields, body = answer_of(talk.client)
+    assert (status, body) == (200, b"")
+    assert fields == {"server": "envoy", "date": "now", "content-length": "0", "connection": "close"}
 
 
 def test_an_upgrade_to_http2_is_ignored() -> None:

@@ -63,21 +63,23 @@ def test_the_preface_of_http2_is_h2c() -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        b"GET / HTTP/1.2\r\n",
-        b"GET / HTTP/2.0\r\n",
-        b"GET /\r\n",
-        b"G\xe9T / HTTP/1.1\r\n",
-        b"\x00\x01",
-        b"hi there all",
-    ],
+    "data", [b"G\xe9T / HTTP/1.1\r\n", b"\x00\x01234", b"hello\r\n", b"GET / http/1.1\r\n", b"GET a\r\n"]
 )
 def test_what_is_not_http_is_known_to_be_nothing(data: bytes) -> None:
     assert sniffed([data]) == NOTHING
 
 
-@pytest.mark.parametrize("data", [b"G", b"GET", b"GET ", b"GET /a", b"GET /a HTTP/1.", b"PRI * HTTP/2.0\r\n"])
+@pytest.mark.parametrize("line", [b"GET / HTTP/1.2\r\n", b"GET / HTTP/2.0\r\n", b"GET /\r\n", b"GET  / HTTP/1.0 \r\n"])
+def test_other_versions_than_11_are_called_10(line: bytes) -> None:
+    assert sniffed([line]) == Sniffed(protocols=("http/1.0",))
+
+
+def test_tls_inspection_waits_for_a_records_header() -> None:
+    assert sniffed([b"a\r\n"]) is None
+    assert sniffed([b"a\r\n"], tls=False) == NOTHING
+
+
+@pytest.mark.parametrize("data", [b"G", b"GET /a HTTP/1.", b"hi there all", b"PRI * HTTP/2.0\r\n"])
 def test_what_may_become_a_request_line_is_waited_for(data: bytes) -> None:
     assert sniffed([data]) is None
 
