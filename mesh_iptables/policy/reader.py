@@ -90,6 +90,7 @@ def _decoded(data: bytes) -> str:
 
 def _documents(file: str, text: str) -> Iterator[RawDocument]:
     parser = YAML(typ="safe", pure=True)
+    parser.composer.warn_double_anchors = False  # YAML allows them; the warning would go to standard error
     try:
         for node in parser.compose_all(text):
             if node is not None:

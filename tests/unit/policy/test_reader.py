@@ -55,6 +55,11 @@ def test_an_alias_is_written_out() -> None:
     assert _values("a: &x [1]\nb: *x") == [{"a": [1], "b": [1]}]
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_anchor_may_be_used_again_without_a_warning() -> None:
+    assert _values("a: &x 1\nb: &x 2\nc: *x") == [{"a": 1, "b": 2, "c": 2}]
+
+
 @pytest.mark.parametrize(
     ("text", "identifier"),
     [
