@@ -24,6 +24,15 @@ class SystemNames:
         except KeyError:
             return None
 
+    def has_uid(self, uid: int) -> bool:
+        """Whether somebody has this uid."""
+        import pwd
+
+        try:
+            return pwd.getpwuid(uid).pw_uid == uid
+        except (KeyError, OverflowError):
+            return False
+
     def group(self, name: str) -> int | None:
         import grp
 

@@ -182,6 +182,8 @@ def split_words(words: Sequence[str], rules: Sequence[Option] = ISTIO_1_0) -> Re
     given: dict[str, Setting] = {}
     run: dict[str, str] = {}
     rest = list(reversed(words))
+    if rest[:1] == ["--"]:  # the end of the options, where it is the end
+        rest.pop(0)
     while rest:
         word, value = _option_word(rest.pop(), known)
         option = known[word]
@@ -365,8 +367,11 @@ def _read_owners(kind: OwnerKind, setting: Setting, names: Names) -> tuple[Owner
 
 def _default_user(setting: Setting, names: Names, *, dry_run: bool) -> int:
     """The proxy's uid where no -u says it; 1337 without such a user. A dry run asks only for a name it was given."""
-    given = setting.text != "istio-proxy"
-    found = names.user(setting.text) if (given or not dry_run) and spelling.is_word(setting.text) else None
+    if (dry_run and setting.text == "istio-proxy") or not spelling.is_word(setting.text):
+        return 1337
+    found = names.user(setting.text)
+    if found is None and setting.text.isdigit() and names.has_uid(int(setting.text)):  # as `id -u` finds it
+        found = int(setting.text)
     return 1337 if found is None else found
 
 

@@ -19,6 +19,9 @@ class FewNames:
     def user(self, name: str) -> int | None:
         return self._find(name, {"root": 0, "daemon": 1, "nobody": 65534, "istio-proxy": 4711})
 
+    def has_uid(self, uid: int) -> bool:
+        return uid in (0, 1, 65534, 4711)
+
     def group(self, name: str) -> int | None:
         return self._find(name, {"root": 0, "daemon": 1, "nogroup": 65534})
 

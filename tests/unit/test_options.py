@@ -51,6 +51,12 @@ def test_words_are_taken_apart_as_getopt_does() -> None:
     assert request.rules["proxy_port"].source == "-p"
 
 
+def test_two_dashes_end_the_options_and_nothing_may_follow() -> None:
+    assert split_words(["-u", "1337", "--"]).rules["proxy_uid"].text == "1337"
+    with pytest.raises(UsageError, match="'--': stands behind the options"):
+        split_words(["--", "word"])
+
+
 def test_a_value_may_begin_with_a_dash_or_be_empty() -> None:
     request = split_words(["-x", "", "-b", "-5"])
     assert request.rules["exclude_outbound_ranges"].text == ""
@@ -113,6 +119,10 @@ def test_without_owners_the_proxys_user_and_root_are_exempt() -> None:
     assert [owner.low for owner in config.proxy_uids] == [4711, 0]
     assert [owner.low for owner in config.proxy_gids] == [4711, 0]
     config, _ = settle(environment={"ENVOY_USER": "ghost"})
+    assert [owner.low for owner in config.proxy_uids] == [1337, 0]
+    config, _ = settle(environment={"ENVOY_USER": "1"})
+    assert [owner.low for owner in config.proxy_uids] == [1, 0]
+    config, _ = settle(environment={"ENVOY_USER": "4242"})
     assert [owner.low for owner in config.proxy_uids] == [1337, 0]
     config, _ = settle("-u", "5", "-g", "6,7")
     assert [owner.low for owner in (*config.proxy_uids, *config.proxy_gids)] == [5, 6, 7]
