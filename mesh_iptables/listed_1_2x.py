@@ -175,8 +175,6 @@ def _wanted_test(match: Match, rule: Rule) -> str:
         case ConnState(states, _, negated):
             return f"ct state {_operator(negated)} {','.join(sorted(state.lower() for state in states))}"
         case Address(side, network, negated):
-            if network.mask == 0:
-                return ""
             field = "saddr" if side == "source" else "daddr"
             return f"{IP[network.version]} {field} {_operator(negated)} {_network(network)}"
         case Ports(side, ranges, negated):

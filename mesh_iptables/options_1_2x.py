@@ -410,7 +410,7 @@ def configure(settings: Settings, names: Names, surroundings: Surroundings | Non
         outbound_ranges=_ranges(settings["outbound_ranges"], settings["exclude_outbound_ranges"]),
         outbound_loopback=any(_is_loopback(text) for text in entries(settings["outbound_ranges"])),
         outbound_ports=_ports(settings["outbound_ports"], names),
-        exclude_outbound_ports=_ports(settings["exclude_outbound_ports"], names),
+        exclude_outbound_ports=_list(lambda text: _port_of_both(text, names), settings["exclude_outbound_ports"]),
         exclude_interfaces=_list(parse_interface, settings["exclude_interfaces"]),
         virtual_interfaces=_list(parse_interface, settings["virtual_interfaces"]),
         owner_groups=_owner_groups(settings, names, fixes, dry_run=dry_run),
@@ -471,6 +471,15 @@ def _mode(setting: Setting) -> Mode:
 
 def _ports(setting: Setting, names: Names) -> tuple[PortRange, ...]:
     return _list(lambda text: spelling.parse_port_range(text, names), setting)
+
+
+def _port_of_both(text: str, names: Names) -> PortRange:
+    """Ports for a rule of TCP and one of UDP, which reads `0120` otherwise than TCP does, and `0x50` not at all."""
+    for part in text.split(":"):
+        number = part.lstrip(" ")
+        if number[:1] in ("0", "+") and number != "0":
+            raise Misspelt("is not a plain decimal number, and rules for UDP read no other")
+    return spelling.parse_port_range(text, names)
 
 
 def parse_interface(text: str) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mesh_iptables.model import BUILT_IN
 from mesh_iptables.render.iptables import saved
-from mesh_iptables.render.restore import FAMILIES, route_commands
+from mesh_iptables.render.restore import FAMILIES, address_command, route_commands
 from mesh_iptables.ruleset import after
 
 TYPE_CHECKING = False
@@ -33,6 +33,10 @@ def render(plan: Plan, *, width: int = WIDTH, colour: bool = False) -> str:
         console.print(Text("routing of marked packets", style="bold"))
         for words in route_commands(route):
             console.print(Text(f"  {' '.join(words)}"))
+    if ruleset.addresses:
+        console.print(Text("addresses of lo", style="bold"))
+    for address in ruleset.addresses:
+        console.print(Text(f"  {' '.join(address_command(address))}"))
     return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 

@@ -128,6 +128,8 @@ def test_a_duration_that_is_none_is_refused(text: str) -> None:
         (["-m", "tproxy"], "-m: 'tproxy' is not a mode"),
         (["-b", "80,x!"], "-b: 'x!' is not a port"),
         (["-b", "80,*"], "-b: '*' is not a port"),
+        (["-o", "80,0x50"], "-o: '0x50' is not a plain decimal number"),
+        (["-o", "80:0120"], "-o: '80:0120' is not a plain decimal number"),
         (["-p", "65536"], "-p: '65536' is not a port"),
         (["-i", "10.0.0.1"], "-i: '10.0.0.1' has no prefix length"),
         (["-i", "10.0.0.0/255.0.0.0"], "-i: '10.0.0.0/255.0.0.0' has no prefix length"),
