@@ -17,6 +17,7 @@ from mesh_iptables.proxy.balance import Strategy, strategy_for
 from mesh_iptables.proxy.wire import Address, Failure, Handler, Outside, TlsClient, Wire
 
 _HTTP2_POOL = " by HTTP/2"  # no host name has a blank
+_FIRST_LOOK_UP = 1.0  # seconds that requests wait for it
 _SWEEP = 30.0  # seconds between looks at idle connections
 
 
@@ -267,9 +268,12 @@ class ClusterState:
         self._by_address: dict[Address, Host] = {}
         self._hosts: list[Host] = []
         self._resolved: dict[Endpoint, tuple[str, ...]] = {}
+        self._heard: set[Endpoint] = set()
         self.ejected = 0
-        # FORWARD must look a name up first; for all others `pick` gives the host, None when there is none
-        self.immediate = config.kind is not ClusterKind.FORWARD
+        # Whether `pick` can say at once which host it is (None: there is none). FORWARD must look a name up, and who
+        # comes before the first look-up of a cluster has ended waits for it, though not for long.
+        self.immediate = config.kind in (ClusterKind.STATIC, ClusterKind.ORIGINAL_DST) or not config.endpoints
+        self._first: list[tuple[Wanted, Callable[[Host | None], None]]] = []
         self.pick = self._original if config.kind is ClusterKind.ORIGINAL_DST else self._balanced
         self.named_pools = config.tls is not None and config.tls.sni_from_host
         self.sweeping = False
@@ -282,6 +286,8 @@ class ClusterState:
             case ClusterKind.STRICT_DNS | ClusterKind.LOGICAL_DNS:
                 for endpoint in self.config.endpoints:
                     self._watch(endpoint)
+                if not self.immediate:
+                    self.outside.call_later(_FIRST_LOOK_UP, self._begin)
             case ClusterKind.ORIGINAL_DST | ClusterKind.FORWARD:
                 pass  # hosts come with the requests
 
@@ -291,7 +297,20 @@ class ClusterState:
 
         self._unwatch.append(self._names.watch(endpoint.address, told))
 
+    def _begin(self) -> None:
+        """The first look-ups have ended, or take too long."""
+        self.immediate = True
+        waiting, self._first = self._first, []
+        for wanted, chosen in waiting:
+            chosen(self.pick(wanted))
+
     def _told(self, endpoint: Endpoint, resolution: Resolution) -> None:
+        self._take(endpoint, resolution)
+        self._heard.add(endpoint)
+        if not self.immediate and len(self._heard) == len(set(self.config.endpoints)):
+            self._begin()
+
+    def _take(self, endpoint: Endpoint, resolution: Resolution) -> None:
         logical = self.config.kind is ClusterKind.LOGICAL_DNS
         addresses = resolution.addresses
         if resolution.failed or (logical and not addresses):
@@ -317,10 +336,12 @@ class ClusterState:
 
     def choose(self, wanted: Wanted, chosen: Callable[[Host | None], None]) -> None:
         """Give the host for a request or connection, None when there is none; perhaps not before this returns."""
-        if self.immediate:
+        if self.config.kind is ClusterKind.FORWARD:
+            self._forward(wanted, chosen)
+        elif self.immediate:
             chosen(self.pick(wanted))
         else:
-            self._forward(wanted, chosen)
+            self._first.append((wanted, chosen))
 
     def _original(self, wanted: Wanted) -> Host | None:
         address = wanted.original

@@ -109,7 +109,7 @@ class Servers:
         if isinstance(answer, int):
             told(Answer(0, (name, kind), answer, False, (), 0))
         else:
-            told(answer and Answer(0, (name, kind), 0, False, answer, self.ttl))
+            told(Answer(0, (name, kind), 0, False, answer, self.ttl) if answer else None)
 
 
 def resolving(servers: Servers, **more: object) -> tuple[World, Resolver, list[Resolution]]:

@@ -779,6 +779,19 @@ def test_names_decide_where_a_resolved_cluster_goes() -> None:
     assert answer_of(talk.client)[2] == b"no healthy upstream"
 
 
+def test_requests_wait_for_the_first_look_up_but_not_for_long() -> None:
+    cluster = Cluster("site", ClusterKind.STRICT_DNS, endpoints=(Endpoint("example.com", 80),))
+    talk = Dialogue(clusters=(cluster,))
+    talk.asks()
+    assert talk.client.take() == b""
+    talk.world.passes(1.1)
+    assert answer_of(talk.client)[2] == b"no healthy upstream"
+    other = Dialogue(clusters=(cluster,))
+    other.asks()
+    other.world.resolves("example.com", "198.51.100.7")
+    assert other.answered()[0] == 200
+
+
 def test_a_logical_name_keeps_its_last_good_address() -> None:
     cluster = Cluster("site", ClusterKind.LOGICAL_DNS, endpoints=(Endpoint("example.com", 80),))
     talk = Dialogue(clusters=(cluster,))
