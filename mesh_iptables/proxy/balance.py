@@ -12,7 +12,7 @@ from mesh_iptables.policy.model import LoadBalancing
 Chance = Callable[[], float]
 """A random number from 0 up to, but not including, 1."""
 
-_RING_POINTS = 1024
+_RING_POINTS = 160  # of each host; a number that depended on how many there are would move everybody
 
 
 class Balanced(Protocol):
@@ -124,5 +124,5 @@ def digest(text: str) -> int:
 
 
 def _ring(keys: Sequence[str]) -> list[tuple[int, int]]:
-    points = max(1, _RING_POINTS // len(keys))
-    return sorted((digest(f"{key}_{turn}"), number) for number, key in enumerate(keys) for turn in range(points))
+    turns = range(_RING_POINTS)
+    return sorted((digest(f"{key}_{turn}"), number) for number, key in enumerate(keys) for turn in turns)
