@@ -492,16 +492,22 @@ def parse_interface(text: str) -> str:
 def parse_cidr(text: str) -> Network:
     """An address with a prefix length behind it, either family; host bits stay in the spelling, as istio keeps them."""
     body, _, length = text.partition("/")
-    version, family, bits = (6, _socket.AF_INET6, 128) if ":" in body else (4, _socket.AF_INET, 32)
+    version, family, masks = (6, _socket.AF_INET6, MASKS[6]) if ":" in body else (4, _socket.AF_INET, MASKS[4])
     try:
         packed = _socket.inet_pton(family, body)
     except (OSError, ValueError):
         raise Misspelt("is not a network: expected one like 10.0.0.0/8 or fd00::/8") from None
-    if not length.isascii() or not length.isdigit() or str(int(length)) != length or int(length) > bits:
-        raise Misspelt(f"has no prefix length behind the address: expected one like /{bits}")
-    mask = ((1 << int(length)) - 1) << (bits - int(length))
-    address = int.from_bytes(packed)
-    return Network(version, address & mask, mask, f"{_socket.inet_ntop(family, packed)}/{length}")
+    mask = masks.get(length)
+    if mask is None:
+        raise Misspelt(f"has no prefix length behind the address: expected one like /{len(masks) - 1}")
+    spelled = text if version == 4 else f"{_socket.inet_ntop(family, packed)}/{length}"
+    return Network(version, int.from_bytes(packed) & mask, mask, spelled, False)
+
+
+MASKS = {
+    version: {str(length): ((1 << length) - 1) << (bits - length) for length in range(bits + 1)}
+    for version, bits in ((4, 32), (6, 128))
+}
 
 
 def _ranges(include: Setting, exclude: Setting) -> NetworkSelection:

@@ -437,7 +437,7 @@ def _append(
 ) -> Iterator[RuleOperation]:
     rule = Rule(matches, to, why, option)
     for family in families:
-        yield RuleOperation("append", family, table, chain, rule)
+        yield RuleOperation("append", family, table, chain, rule, 1, False)
 
 
 def _insert(
@@ -452,7 +452,7 @@ def _insert(
 ) -> Iterator[RuleOperation]:
     rule = Rule(matches, to, why, option)
     for family in families:
-        yield RuleOperation("insert", family, table, chain, rule, position)
+        yield RuleOperation("insert", family, table, chain, rule, position, False)
 
 
 def _append_output(
@@ -482,4 +482,4 @@ def _dport(ports: PortRange) -> Match:
 
 
 def _to(network: Network) -> Match:
-    return Address("destination", network)
+    return Address("destination", network, False)
