@@ -7,8 +7,8 @@ from importlib import import_module
 
 import pytest
 
-from mesh_iptables.options import FORMATS
 from mesh_iptables.model import Rule, RuleOperation
+from mesh_iptables.options import FORMATS
 from mesh_iptables.render import json as json_format
 from mesh_iptables.render import restore, table
 
