@@ -43,7 +43,20 @@ if TYPE_CHECKING:
         def nameservers(self) -> tuple[str, ...]:
             """The resolvers of /etc/resolv.conf."""
 
-    Understand = Callable[..., "Task"]
+    class Understand(Protocol):
+        """Makes a task of a request: checks its settings, raises UsageError. A dry run does not call `here`."""
+
+        def __call__(
+            self,
+            request: Request,
+            environment: Mapping[str, str],
+            read_file: ReadFile,
+            names: Names,
+            here: Callable[[], Surroundings],
+            *,
+            dry_run: bool,
+        ) -> Task: ...
+
     Native = Literal["own", "original"]
 
 PROGRAM_1_2X = "istio-iptables"

@@ -179,13 +179,17 @@ def _compact(table: int) -> int:
 
 
 def interface_addresses(link: Netlink) -> Iterator[tuple[int, int, int]]:
-    """Number of the interface, IP version and address, of every address of this network namespace."""
+    """Number of the interface, IP version and address, of every address of this network namespace; IPv4 first."""
     for family, version in ((AF["ipv4"], 4), (AF["ipv6"], 6)):
-        for body in link.ask(GET_ADDRESS, DUMP, _ADDRESS.pack(family, 0, 0, 0, 0)):
-            _, _, _, _, interface = _ADDRESS.unpack_from(body)
+        try:
+            bodies = link.ask(GET_ADDRESS, DUMP, _ADDRESS.pack(family, 0, 0, 0, 0))
+        except OSError:  # a kernel without this family
+            continue
+        for body in bodies:
+            found_family, _, _, _, interface = _ADDRESS.unpack_from(body)
             found = _attributes(body[_ADDRESS.size :])
             packed = found.get(LOCAL_ADDRESS) or found.get(ADDRESS)
-            if packed:
+            if packed and found_family == family:
                 yield interface, version, int.from_bytes(packed)
 
 

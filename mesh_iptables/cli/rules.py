@@ -91,8 +91,11 @@ def apply(words: Sequence[str]) -> int:
 def _dry_run(chosen: Dialect, task: Task) -> int:
     if task.dry_run_file:
         recorded = "nft" if task.run.get("format") == "nft" else "golden"
-        with open(task.dry_run_file, "w", encoding="utf-8") as file:
-            file.write(_text(chosen, task.replace(run={"format": recorded, "quiet": ""})))
+        try:
+            with open(task.dry_run_file, "w", encoding="utf-8") as file:
+                file.write(_text(chosen, task.replace(run={"format": recorded, "quiet": ""})))
+        except OSError as error:
+            raise UsageError(f"DRY_RUN_FILE_PATH: {shown(task.dry_run_file)}: {error.strerror}") from None
     print(_text(chosen, task), end="")
     return 0
 
