@@ -74,13 +74,19 @@ def proxy(
         return _run_envoy(request, policy, admin, access_log, as_json=access_log_format == "json")
 
     from mesh_iptables.proxy.access_log import LogFormat
+    from mesh_iptables.proxy.listeners import Role, open_port
     from mesh_iptables.proxy.runtime import Runtime, Settings
 
     identity = f"{policy.identity.namespace}/{policy.identity.service_account}"
     settings = Settings(access_log, LogFormat(access_log_format), identity, max_connections, drain_time)
     listening = _listening(policy, inbound_port, admin, fds, transparent=transparent)
+
+    def open_outbound() -> list[Listening]:
+        return open_port(Role.OUTBOUND, policy.redirect_port, transparent=transparent)
+
+    own = all(item.own for item in listening)
     try:
-        runtime = Runtime(policy, lambda: request.policy(_report), listening, settings)
+        runtime = Runtime(policy, lambda: request.policy(_report), listening, settings, open_outbound if own else None)
     except OSError as error:
         raise UsageError(f"--access-log: {access_log}: {error.strerror}") from error
     runtime.run()

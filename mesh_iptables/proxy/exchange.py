@@ -122,7 +122,6 @@ class Exchange:
         "_host",
         "_keeps_body",
         "_kept",
-        "_kept_size",
         "_over",
         "_paused_upstream",
         "_peer",
@@ -169,8 +168,8 @@ class Exchange:
         # the request
         self._ended = False
         self._whole = True  # all of its body is in `_kept`
-        self._kept: list[bytes] | None = None
-        self._kept_size = self._received = 0
+        self._kept: bytearray | None = None
+        self._received = 0
         self._keeps_body = False  # for another try, or for copies
         self._request_id = ""
         # the tries
@@ -255,7 +254,7 @@ class Exchange:
             connection.send_body(payload, ended)
             if connection.unsent > HIGH_WATER:
                 self.client.pause_body()
-        elif self._kept_size > HIGH_WATER and not self._answering:
+        elif len(self._kept or b"") > HIGH_WATER and not self._answering:
             self.client.pause_body()
         if ended and self.plan.routed is not None and not self._answering:
             self._start_timer(self.plan.routed.rule)
@@ -278,13 +277,12 @@ class Exchange:
         self._received += len(payload)
         if not self._whole:
             return
-        if self._connection is not None and (not self._keeps_body or self._kept_size > _KEPT_BODY):
+        if self._connection is not None and (not self._keeps_body or len(self._kept or b"") > _KEPT_BODY):
             self._kept, self._whole = None, False
             return
         if self._kept is None:
-            self._kept = []
-        self._kept.append(payload)
-        self._kept_size += len(payload)
+            self._kept = bytearray()
+        self._kept += payload
 
     # --- faults and timers --------------------------------------------------------------------------------
 
@@ -379,7 +377,7 @@ class Exchange:
             return
         from mesh_iptables.proxy.mirror import send_copies  # few rules have mirrors
 
-        body = b"".join(self._kept or ())
+        body = bytes(self._kept or b"")
         send_copies(self._surroundings, rule.mirrors, self.plan, self._way.head, body, self.original)
 
     def _try(self) -> None:
@@ -448,7 +446,7 @@ class Exchange:
         self._host = host
         upstream: Upstream = connection  # type: ignore[assignment]  # pools hold what their maker made
         self._connection = upstream
-        body = b"".join(self._kept) if self._kept else b""
+        body = bytes(self._kept) if self._kept else b""
         if self._retry is not None and self._ended:
             self._start_try_timer()
         plan, way = self.plan, self._way

@@ -44,6 +44,7 @@ _ACCEPTS_PER_ROUND = 64
 _ACCEPT_PAUSE = 0.2  # seconds without descriptors to spare
 _SWEEP = 30.0  # seconds between looks for idle relays
 _FLUSH = 0.1  # seconds an access log line may wait
+_ADMIN_PATIENCE = 10.0  # seconds for a request to the admin port
 _SPARE_FDS = 128  # for DNS, pipes, admin
 # plain numbers: the enums of `socket` take a microsecond to combine
 _INET, _INET6, _STREAM = int(socket.AF_INET), int(socket.AF_INET6), int(socket.SOCK_STREAM)
@@ -64,12 +65,21 @@ class Settings:
 
 
 class Runtime:
-    """Implements `wire.Outside`. `load` reads and compiles the policy anew; it may raise MeshIptablesError."""
+    """Implements `wire.Outside`. `load` reads and compiles the policy anew; it may raise MeshIptablesError.
+
+    `open_outbound` opens the redirect port when a new policy wants it open and the old one did not.
+    """
 
     def __init__(
-        self, policy: EgressPolicy, load: Callable[[], EgressPolicy], listening: list[Listening], settings: Settings
+        self,
+        policy: EgressPolicy,
+        load: Callable[[], EgressPolicy],
+        listening: list[Listening],
+        settings: Settings,
+        open_outbound: Callable[[], list[Listening]] | None = None,
     ) -> None:
         self._load = load
+        self._open_outbound = open_outbound
         self._settings = settings
         self._listening = listening
         self.loop = Loop()
@@ -120,8 +130,30 @@ class Runtime:
         self.active = self._activate(policy)
         self.active.surroundings.clusters.start()
         old.surroundings.clusters.retire()
+        self._follow_policy()
         self.stats.reloads += 1
         say("policy reloaded")
+
+    def _follow_policy(self) -> None:
+        """Open or close the redirect port as the policy wants it; sockets that were handed in stay."""
+        outbound = [item for item in self._listening if item.role is Role.OUTBOUND]
+        if self._open_outbound is None or bool(outbound) == opens_outbound(self.policy):
+            return
+        if outbound:
+            for item in outbound:
+                self.loop.forget(item.sock.fileno())
+                item.sock.close()
+            self._listening = [item for item in self._listening if item.role is not Role.OUTBOUND]
+            return
+        try:
+            opened = self._open_outbound()
+        except MeshIptablesError as error:
+            say(str(error))
+            return
+        self._listening += opened
+        self._own_ports |= {item.port for item in opened}
+        for item in opened:
+            self.loop.watch(item.sock.fileno(), self._acceptor(item), LEVEL_READ)
 
     # --- running ------------------------------------------------------------------------------------------
 
@@ -315,6 +347,7 @@ class Runtime:
         wire = SocketWire(self.loop, sock, _NOBODY, peer)
         wire.handler = AdminConnection(self, wire)
         wire.watch()
+        self.loop.call_later(_ADMIN_PATIENCE, wire.close)
 
     # --- wire.Outside -------------------------------------------------------------------------------------
 
