@@ -18,7 +18,7 @@ from mesh_iptables.apply.netlink import (
     mark_rules,
 )
 from mesh_iptables.errors import ApplyError, MachineError, MeshIptablesError
-from mesh_iptables.model import LoopbackAddress, Network, RouteMarked
+from mesh_iptables.model import LoopbackAddress, Network, RouteMarked, RuleOperation, Socket
 from mesh_iptables.render.restore import address_command, route_commands
 
 TYPE_CHECKING = False
@@ -65,16 +65,34 @@ def enforce(plan: Plan, backend: Backend, *, marks: frozenset[int], tables: froz
 
 
 def _apply(plan: Plan, backend: Backend) -> Applied:
-    """The rules; where this machine cannot have those of a family that the original does without, all others."""
+    """The rules; where this machine cannot have some that the script goes on without, all others."""
     try:
         return backend.apply(plan)
-    except MachineError as error:
-        lesser = _without_forgiven_families(plan)
+    except MeshIptablesError as error:
+        lesser, warning = _lesser(plan, error)
         if lesser == plan:
             raise
-        applied = backend.apply(lesser)
-        warning = f"inbound IPv6 is not refused (the script goes on, too): {error}"
-        return applied.replace(warnings=(*applied.warnings, warning))
+    applied = _apply(lesser, backend)
+    return applied.replace(warnings=(*applied.warnings, warning))
+
+
+def _lesser(plan: Plan, error: MeshIptablesError) -> tuple[Plan, str]:
+    """The plan without what `error` may be about, if the script forgives that, and what to tell the user."""
+    if isinstance(error, MachineError):
+        return _without_forgiven_families(plan), f"inbound IPv6 is not refused (the script goes on, too): {error}"
+    if "socket" in str(error):  # any other trouble has nothing to do with that match
+        return _without_socket_match(plan), "No socket match support"
+    return plan, ""
+
+
+def _without_socket_match(plan: Plan) -> Plan:
+    return plan.replace(
+        setup=tuple(
+            operation
+            for operation in plan.setup
+            if not (isinstance(operation, RuleOperation) and Socket() in operation.rule.matches)
+        )
+    )
 
 
 def _without_forgiven_families(plan: Plan) -> Plan:

@@ -21,7 +21,6 @@ from mesh_iptables.apply.restore import (
     legacy_tables,
     marks_in,
     saved_changes,
-    without_socket_match,
 )
 from mesh_iptables.errors import ApplyError, MachineError, MeshIptablesError
 from mesh_iptables.render.iptables import saved
@@ -54,22 +53,12 @@ class IptcBackend:
         self._library = Library()
 
     def apply(self, plan: Plan) -> Applied:
-        """See Backend. A plan with the socket match is retried without it where the kernel has none."""
+        """See Backend."""
         with xtables_lock(self._wait):
-            before = self._read_lines()
             wanted = after(plan)
-            changes = saved_changes(before, wanted)
-            if not any(changes.values()):
-                return Applied()
-            try:
+            changes = saved_changes(self._read_lines(), wanted)
+            if any(changes.values()):
                 self._commit(changes, wanted)
-            except ApplyError as error:
-                lesser = without_socket_match(wanted)
-                if lesser is None or "socket" not in str(error):  # any other trouble has nothing to do with it
-                    raise
-                changes = saved_changes(before, lesser)
-                self._commit(changes, lesser)
-                return applied(changes, "No socket match support")
             return applied(changes)
 
     def read(self) -> Ruleset:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from mesh_iptables.apply import Applied
 from mesh_iptables.apply.netlink import nft_table_flags
 from mesh_iptables.apply.process import Command, run_together
-from mesh_iptables.apply.restore import refusal, without_socket_match
-from mesh_iptables.errors import ApplyError
+from mesh_iptables.apply.restore import refusal
 from mesh_iptables.model import SetMark
 from mesh_iptables.plan.own import NFT_TABLE
 from mesh_iptables.render.nft import NFT_FAMILY, delete_text, layout, tables_text
@@ -34,18 +33,9 @@ class NftBackend:
         self._state: State | None = None
 
     def apply(self, plan: Plan) -> Applied:
-        """See Backend. A plan with the socket match is retried without it where the kernel has none."""
+        """See Backend."""
         wanted = after(plan)
-        if self._is_in_force(wanted):
-            return Applied()
-        try:
-            return self._commit(wanted)
-        except ApplyError:
-            lesser = without_socket_match(wanted)
-            if lesser is None:
-                raise
-            applied = Applied() if self._is_in_force(lesser) else self._commit(lesser)
-            return applied.replace(warnings=("No socket match support",))
+        return Applied() if self._is_in_force(wanted) else self._commit(wanted)
 
     def read(self) -> Ruleset:
         """The rules of our own tables: with this backend, all of ours."""

@@ -50,22 +50,12 @@ class RestoreBackend:
         self._state: State | None = None
 
     def apply(self, plan: Plan) -> Applied:
-        """See Backend. A plan with the socket match is retried without it where the kernel has none."""
+        """See Backend."""
         before = self._current()
-        wanted = after(plan)
-        changes = saved_changes(before, wanted)
-        if not any(changes.values()):
-            return Applied()
-        self._state = None
-        try:
+        changes = saved_changes(before, after(plan))
+        if any(changes.values()):
+            self._state = None
             self._commit(before, changes)
-        except ApplyError as error:
-            lesser = without_socket_match(wanted)
-            if lesser is None or "socket" not in str(error):  # any other trouble has nothing to do with it
-                raise
-            changes = saved_changes(before, lesser)
-            self._commit(before, changes)
-            return applied(changes, "No socket match support")
         return applied(changes)
 
     def read(self) -> Ruleset:
@@ -169,19 +159,7 @@ def marks_in(rules: Sequence[str]) -> frozenset[int]:
     return frozenset(int(text.partition("/")[0], 16) for text in masked)
 
 
-def without_socket_match(ruleset: Ruleset) -> Ruleset | None:
-    """The rules without those that ask for a socket, as the script goes on where the kernel cannot; None if none do."""
-    from mesh_iptables.model import Socket
-    from mesh_iptables.ruleset import Ruleset
-
-    lesser = Ruleset()
-    for key, rules in ruleset.chains.items():
-        lesser.chains[key] = [rule for rule in rules if Socket() not in rule.matches]
-    lesser.heads = ruleset.heads
-    return None if lesser.chains == ruleset.chains else lesser
-
-
-def applied(changes: Changes, *warnings: str) -> Applied:
+def applied(changes: Changes) -> Applied:
     """The changes for the user, in the words of the tools."""
     found = [(family, change) for family in FAMILIES for change in changes[family]]
     return Applied(
@@ -199,13 +177,10 @@ def applied(changes: Changes, *warnings: str) -> Applied:
             for family, change in found
             for chain, rule in (*change.inserted, *change.appended)
         ),
-        warnings=(
-            *warnings,
-            *(
-                f"{PROGRAM[family]} -t {change.table}: {chain} is empty now but stays, as a foreign rule jumps to it"
-                for family, change in found
-                for chain in change.kept
-            ),
+        warnings=tuple(
+            f"{PROGRAM[family]} -t {change.table}: {chain} is empty now but stays, as a foreign rule jumps to it"
+            for family, change in found
+            for chain in change.kept
         ),
     )
 
