@@ -75,6 +75,11 @@ def switching(head: ResponseHead, style: HeaderStyle) -> AnswerHead:
     return answer
 
 
+def local_lines(style: HeaderStyle, date: bytes) -> bytes:
+    """Field lines of every answer of the proxy's own, which stand behind its fields as they do in Envoy's."""
+    return b"date: %b\r\nserver: envoy\r\n" % date if style is HeaderStyle.ENVOY else b"date: %b\r\n" % date
+
+
 class LocalReply:
     """An answer of the proxy's own, with what the log says about it.
 
@@ -105,8 +110,6 @@ class LocalReply:
         fields: Fields = list(self.fields)
         if self.text:
             fields += [("content-length", str(len(self.text.encode()))), ("content-type", "text/plain")]
-        if style is HeaderStyle.ENVOY:
-            fields.append(("server", "envoy"))
-        else:
+        if style is not HeaderStyle.ENVOY:
             fields = [field for field in fields if not field[0].startswith("x-envoy-")]
         return AnswerHead(self.status, reason_phrase(self.status), fields, len(self.text.encode()))

@@ -14,7 +14,7 @@ from typing import Protocol
 from mesh_iptables.policy.model import Fault, HashPolicy, HashSource, RetryPolicy, RouteTo, Rule
 from mesh_iptables.policy.routing import Reason, pick
 from mesh_iptables.proxy.access_log import Record
-from mesh_iptables.proxy.answers import AnswerHead, LocalReply, refused_upgrade, switching
+from mesh_iptables.proxy.answers import AnswerHead, LocalReply, local_lines, refused_upgrade, switching
 from mesh_iptables.proxy.balance import digest
 from mesh_iptables.proxy.cluster import Clusters, ClusterState, Host, Pooled, Queue
 from mesh_iptables.proxy.headers import RequestIds
@@ -666,8 +666,8 @@ class Exchange:
         self._answering = True
         self._status = reply.status
         self._sent = len(reply.text)
-        head = reply.head(self._router.style)
-        self.client.reply(reply, head, b"date: %b\r\n" % self._surroundings.outside.date())
+        style = self._router.style
+        self.client.reply(reply, reply.head(style), local_lines(style, self._surroundings.outside.date()))
         self._finish(reply.flags, reply.detail, failure)
 
     def _break_off(self, flags: str, detail: str) -> None:

@@ -7,7 +7,7 @@ from its body. Such a connection is closed after the client had time to read the
 
 from __future__ import annotations
 
-from mesh_iptables.proxy.answers import AnswerHead, LocalReply
+from mesh_iptables.proxy.answers import AnswerHead, LocalReply, local_lines
 from mesh_iptables.proxy.cluster import Host
 from mesh_iptables.proxy.exchange import Exchange, Surroundings
 from mesh_iptables.proxy.express import Express
@@ -250,7 +250,8 @@ class HttpConnection:
         """Answer what is no request, and close."""
         self.surroundings.stats.count_request(reply.status)
         self._is_head, self._minor, self._close = False, 1, True
-        self.reply(reply, reply.head(self.router.style), b"date: %b\r\n" % self.surroundings.outside.date())
+        style = self.router.style
+        self.reply(reply, reply.head(style), local_lines(style, self.surroundings.outside.date()))
         self.surroundings.refused(reply, self.peer, self._original, self.sni)
 
     def _turn_to_http2(self, data: bytes) -> bool:
