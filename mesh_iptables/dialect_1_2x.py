@@ -37,6 +37,8 @@ def understand(
     settings = gather(request.rules, environment, read_file)
     about_run = run_settings(settings)
     run = {**_run(about_run), **request.run}
+    if run.get("backend") == "nft":
+        run.setdefault("format", "nft")
     if dry_run or about_run.dry_run:
         config = configure(settings, names, None)
     else:
@@ -65,7 +67,6 @@ def _run(about_run: RunSettings) -> dict[str, str]:
         "backend": "nft" if about_run.native_nftables else "",
         "iptables": about_run.iptables,
         "cni": "true" if about_run.cni_mode else "",
-        "format": "nft" if about_run.native_nftables else "",
     }
     return {name: word for name, word in words.items() if word}
 

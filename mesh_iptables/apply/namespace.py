@@ -23,11 +23,16 @@ def is_first_namespace() -> bool:
         return False
 
 
+def namespace_path(name: str) -> str:
+    """The file of a network namespace, by name (as `ip netns` keeps them) or by path."""
+    return name if "/" in name else f"/run/netns/{name}"
+
+
 def enter_namespace(name: str) -> None:
     """Move this process into a network namespace, by name (as `ip netns` keeps them) or by path."""
     import ctypes
 
-    path = name if "/" in name else f"/run/netns/{name}"
+    path = namespace_path(name)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, ValueError):

@@ -144,7 +144,7 @@ def _here() -> Surroundings:
 def _backend(chosen: Dialect, task: Task) -> Backend:
     """The backend asked for, in the network namespace asked for, as soon as this run is alone there."""
     from mesh_iptables.apply.choose import choose_backend
-    from mesh_iptables.apply.namespace import enter_namespace, is_first_namespace
+    from mesh_iptables.apply.namespace import enter_namespace, is_first_namespace, namespace_path
 
     run = task.run
     wait = _seconds(run.get("wait", "30"))
@@ -153,6 +153,8 @@ def _backend(chosen: Dialect, task: Task) -> Backend:
         raise UsageError(f"--iptables: chooses the flavour of --backend restore, and not of {name}")
     if "netns" in run:
         enter_namespace(run["netns"])
+        if "cni" in run:  # in the node's file system: the Pod's runs must not wait for those of every other Pod
+            os.environ.setdefault("XTABLES_LOCKFILE", namespace_path(run["netns"]))
     if "host" not in run and is_first_namespace():
         raise MachineError("this is the machine's first network namespace, not a Pod's; --host if you mean it")
     return choose_backend(name, flavour, wait=wait, native=chosen.native)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import socket
 import time
@@ -498,3 +499,19 @@ def test_a_dry_run_touches_nothing_and_may_be_written_to_a_file(namespace: Names
     namespace.mesh_iptables("apply", *DIALECT, "--native-nftables", env=environment)
     assert file.read_text().startswith("add table inet istio-proxy-nat\n")
     assert namespace.run("nft", "list", "ruleset").stdout == ""
+
+
+def test_a_cni_plug_in_does_not_wait_for_the_lock_of_the_node(namespace: Namespace, tmp_path: Path) -> None:
+    path = f"/run/netns/{namespace.name}"
+    words = ("apply", *DIALECT, "--network-namespace", path, "-u", "5", *WORDS["legacy"], "--wait", "1")
+    lock = tmp_path / "node.lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = namespace.mesh_iptables(*words, env={"XTABLES_LOCKFILE": str(lock)}, check=False)
+        assert waiting.returncode == 4
+    with open(path) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = namespace.mesh_iptables(*words, "--cni-mode", check=False)
+        assert waiting.returncode == 4
+    namespace.mesh_iptables(*words, "--cni-mode")
+    assert "--uid-owner 5" in rules(namespace, "legacy")

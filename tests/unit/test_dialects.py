@@ -63,6 +63,7 @@ def test_a_format_of_one_dialect_is_refused_by_the_other() -> None:
 def test_native_nftables_is_printed_as_nft_unless_a_format_is_asked_for() -> None:
     words = ["--dialect", NEW, "--native-nftables"]
     assert rendered(words, {}).startswith("add table inet istio-proxy-nat\n")
+    assert rendered(["--dialect", NEW, "--backend", "nft"], {}) == rendered(words, {})
     assert rendered([*words, "--format", "restore"], {}).startswith("* nat\n")
 
 
