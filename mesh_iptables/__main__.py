@@ -40,7 +40,7 @@ def is_plain_run(words: list[str]) -> bool:
     """Whether this is the original script's call: options only, or `apply` or `clean` first, and no call for help."""
     if "-h" in words or "--help" in words or "--version" in words:
         return False
-    return not words or words[0] in ("apply", "clean", "render") or words[0].startswith("-")
+    return not words or words[0] in ("apply", "clean", "render", "istio-iptables") or words[0].startswith("-")
 
 
 if __name__ == "__main__":

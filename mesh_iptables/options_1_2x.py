@@ -318,6 +318,12 @@ ISTIO_1_2X = (
         "CIDR",
         "IPv4 destinations that count as localhost.",
     ),
+    # What Istio's programs take about their log; the injector passes the first two.
+    Option("log_output_level", ("--log_output_level",), "", "", "LEVELS", "Without effect: warnings and errors only."),
+    Option("log_as_json", ("--log_as_json",), "", "false", "", "Without effect."),
+    Option("log_target", ("--log_target",), "", "", "FILES", "Without effect."),
+    Option("log_caller", ("--log_caller",), "", "", "SCOPES", "Without effect."),
+    Option("log_stacktrace_level", ("--log_stacktrace_level",), "", "", "LEVELS", "Without effect."),
     Option("dry_run_file", (), "DRY_RUN_FILE_PATH", "", "FILE", "File for what a dry run would do."),
     Option("envoy_user", (), "ENVOY_USER", "istio-proxy", "NAME", "User to leave alone where there is no -u."),
     Option("envoy_port", (), "ENVOY_PORT", "", "PORT", "Only printed; the port is that of -p."),

@@ -11,7 +11,7 @@ import click
 
 from mesh_iptables import __version__
 from mesh_iptables.cli import rules
-from mesh_iptables.dialects import dialect, dialect_name
+from mesh_iptables.dialects import PROGRAM_1_2X, dialect, dialect_name
 from mesh_iptables.errors import MeshIptablesError, UsageError
 from mesh_iptables.options import ISTIO_1_0, RUN_OPTIONS, RunOption
 
@@ -90,7 +90,8 @@ class RuleCommand(click.Command):
 def _options() -> tuple[Option, ...]:
     """The options of the dialect that this command line means."""
     try:
-        return dialect(dialect_name(sys.argv[1:], os.environ, sys.argv[0])).options
+        called = PROGRAM_1_2X if PROGRAM_1_2X in sys.argv[1:2] else sys.argv[0]
+        return dialect(dialect_name(sys.argv[1:], os.environ, called)).options
     except UsageError:  # there is no such dialect; who reads the words will say so
         return ISTIO_1_0
 
@@ -125,3 +126,4 @@ program.add_command(RuleCommand("render", "Print the rules as a dry run.", ("dry
 program.add_command(
     RuleCommand("clean", "Remove all rules that this program or istio-iptables.sh left.", ("dry_run", "format"))
 )
+program.add_command(RuleCommand(PROGRAM_1_2X, "Do what `apply --dialect istio-1.2x` does.", ("format",)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from mesh_iptables.dialects import Dialect, dialect, dialect_name, split
+from mesh_iptables.dialects import PROGRAM_1_2X, Dialect, dialect, dialect_name, split
 from mesh_iptables.errors import MachineError, MeshIptablesError, UsageError, shown
 from mesh_iptables.model import Plan
 from mesh_iptables.names import SystemNames
@@ -23,6 +23,8 @@ def run(words: Sequence[str]) -> int:
     """Carry out one of the three; the exit status. The words are those behind the program's name."""
     command = words[0] if words and not words[0].startswith("-") else "apply"
     rest = words[1:] if words and words[0] == command else words
+    if command == PROGRAM_1_2X:  # the first argument that today's injector gives to an init container
+        command, rest = "apply", ["--dialect", "istio-1.2x", *rest]
     try:
         return COMMANDS[command](rest)
     except MeshIptablesError as error:

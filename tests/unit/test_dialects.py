@@ -8,12 +8,14 @@ import sys
 
 import pytest
 
-from mesh_iptables.cli.rules import rendered
+from mesh_iptables.__main__ import is_plain_run
+from mesh_iptables.cli.rules import rendered, run
 from mesh_iptables.dialects import dialect, dialect_name, split
 from mesh_iptables.errors import UsageError
 from mesh_iptables.options import DIALECTS
 
 OLD, NEW = DIALECTS
+LOG = ("--log_output_level=default:info", "--log_as_json")  # the injector passes these
 VARIABLE = "MESH_IPTABLES_DIALECT"
 
 
@@ -98,3 +100,9 @@ def test_a_run_of_the_old_dialect_loads_nothing_of_the_new_one() -> None:
 def test_a_run_of_the_new_dialect_loads_neither_backends_nor_the_checks_of_listed_tables() -> None:
     loaded = loaded_modules("apply", "-n", "--dialect", NEW, "--format", "restore")
     assert not [name for name in loaded if ".apply" in name or "listed" in name]
+
+
+def test_the_first_argument_of_todays_init_containers_means_its_dialect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert is_plain_run(["istio-iptables", "-p", "15001"])
+    assert run(["istio-iptables", "-n", "-z", "15106", "--format", "restore", *LOG]) == 0
+    assert "-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15106" in capsys.readouterr().out
