@@ -39,6 +39,7 @@ class HttpConnection:
     """Owns the client's wire; is the `Client` of one `Exchange` at a time."""
 
     __slots__ = (
+        "_answering",
         "_body",
         "_buffer",
         "_close",
@@ -49,6 +50,7 @@ class HttpConnection:
         "_linger",
         "_minor",
         "_original",
+        "_paused",
         "_pumping",
         "_shut",
         "_silent",
@@ -76,6 +78,8 @@ class HttpConnection:
         self._express = Express(self, original)
         self._body: BodyReader | None = None  # of the request that is being read
         self._pumping = False
+        self._paused = False  # the client's wire
+        self._answering = False  # the head of the current answer has gone, its end has not
         self._is_head = False
         self._minor = 1
         self._coded = False  # the answer uses the chunked coding
@@ -132,7 +136,7 @@ class HttpConnection:
                     self._read_body(self._body)
                 elif self._exchange is not None:
                     if len(self._buffer) > _WAITING_LIMIT:
-                        self._wire.pause()
+                        self.pause_body()
                     break
                 elif not self._begin():
                     break
@@ -237,10 +241,9 @@ class HttpConnection:
 
     def _malformed_body(self, error: Malformed) -> None:
         exchange, self._exchange = self._exchange, None
-        answered = self._coded or exchange is None
         if exchange is not None:
             exchange.client_gone()
-        if answered:
+        if exchange is None or self._answering:
             self._wire.close()
             self._shut = True
         else:
@@ -318,6 +321,8 @@ class HttpConnection:
         self._send_head(head, extra, payload, chunked, ended)
         if ended:
             self._answered()
+        else:
+            self._answering = True
 
     def _send_head(self, head: AnswerHead, extra: bytes, payload: bytes, chunked: bool, ended: bool) -> None:
         if self._body is not None:
@@ -357,12 +362,13 @@ class HttpConnection:
     def _answered(self) -> None:
         """The answer has been given; on to the next request, or to the end."""
         self._exchange = None
-        self._coded = False
+        self._coded = self._answering = False
         if self._close:
             self._finish()
             return
+        if self._paused:
+            self.resume_body()
         if self._buffer and not self._pumping:
-            self._wire.resume()
             self.surroundings.outside.call_later(0.0, self._pump)
 
     def _finish(self) -> None:
@@ -403,8 +409,10 @@ class HttpConnection:
         self.surroundings.outside.relay(self._wire, wire, done, _TUNNEL_IDLE)
 
     def pause_body(self) -> None:
+        self._paused = True
         self._wire.pause()
 
     def resume_body(self) -> None:
-        if not self._shut:
+        if self._paused and not self._shut:
+            self._paused = False
             self._wire.resume()

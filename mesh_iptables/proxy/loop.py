@@ -78,7 +78,7 @@ class Loop:
 
     def forget(self, fd: int) -> None:
         """Stop watching a descriptor that stays open."""
-        if fd < len(self._ready) and self._ready[fd] is not None:
+        if 0 <= fd < len(self._ready) and self._ready[fd] is not None:
             self._ready[fd] = None
             self._epoll.unregister(fd)
 

@@ -257,7 +257,7 @@ class Runtime:
 
     def _pause_accepting(self) -> None:
         """Leave new connections to the kernel's queue until some have ended."""
-        if self._paused is not None:
+        if self._paused is not None or self.draining:
             return
         self.stats.closed_by_limit += 1
         for item in self._listening:
@@ -394,14 +394,13 @@ class Runtime:
             Tunnel(self, client, upstream, done, idle).start()
             return
         unsent_down, unsent_up = client.take_unsent(), upstream.take_unsent()
-        counted = client.gone is not None
-        first, second = client.detach(), upstream.detach()
-        if first is None or second is None:
-            for sock in (first, second):
-                if sock is not None:
-                    self.loop.close(sock)
+        if client.sock is None or upstream.sock is None:  # one of them has just gone
+            client.abort()
+            upstream.abort()
             done(0, 0)
             return
+        counted = client.gone is not None
+        first, second = client.detach(), upstream.detach()
         self._open.discard(client)
         relay = Relay(self, first, second, done, idle, counted=counted)
         self._relays.add(relay)

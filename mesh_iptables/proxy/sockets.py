@@ -272,9 +272,10 @@ class SocketWire:
             if self.readable:
                 self._loop.call_soon(self._read_on)
 
-    def detach(self) -> SocketType | None:
+    def detach(self) -> SocketType:
         """Give the socket to another owner (`Loop.redirect` it at once); this wire is dead afterwards."""
         sock, self.sock = self.sock, None
+        assert sock is not None
         self.closing = True
         self._cancel_timer()
         return sock

@@ -732,6 +732,25 @@ def test_a_site_that_does_not_read_pauses_the_client() -> None:
     assert not talk.client.paused
 
 
+def test_a_client_that_was_paused_is_heard_again_after_its_answer() -> None:
+    talk = Dialogue()
+    talk.asks(b"POST / HTTP/1.1\r\nhost: example.com\r\ncontent-length: 3\r\n\r\n")
+    talk.site().unsent = 1 << 20
+    talk.asks(b"abc")
+    assert talk.client.paused
+    assert talk.answered()[0] == 200
+    assert not talk.client.paused
+
+
+def test_a_body_that_goes_wrong_after_the_answer_began_gets_no_second_one() -> None:
+    talk = Dialogue()
+    talk.asks(b"POST / HTTP/1.1\r\nhost: example.com\r\ntransfer-encoding: chunked\r\n\r\n")
+    assert talk.answered(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc")[0] == 200
+    talk.asks(b"zz\r\n")
+    assert talk.client.take() == b""
+    assert talk.client.closed
+
+
 def test_retiring_ends_idle_connections_at_once_and_busy_ones_after_their_answer() -> None:
     talk = Dialogue()
     idle = talk.world.accept(talk.active)
