@@ -174,7 +174,7 @@ def _inbound(config: Config, both: Families) -> Iterator[RuleOperation]:
                 both, table, INBOUND, TCP, _dport(port), to=RETURN, why="excluded inbound port", option="-d"
             )
         yield from _capture(config, both, (), "all other inbound TCP")
-    for port in selected.include:
+    for port in selected.include:  # N19: a rule or two for each, however long the list
         yield from _capture(config, both, (_dport(port),), "included inbound port")
 
 
@@ -339,9 +339,11 @@ def _destinations(config: Config, both: Families) -> Iterator[RuleOperation]:
     ranges = config.outbound_ranges
     for families, network in _by_family(ranges.exclude, both):
         yield from _append_output(families, _to(network), to=RETURN, why="excluded destination", option="-x")
+    # N18: these add to what -i captures; "only these ports" they do not mean.
     for port in config.outbound_ports:
         yield from _append_output(both, TCP, _dport(port), to=Jump(REDIRECT), why="included outbound port", option="-q")
     if ranges.wildcard:
+        # N20: all protocols come this far, but only TCP is redirected there; QUIC leaves uncaptured.
         yield from _append_output(both, to=Jump(REDIRECT), why="all other outbound TCP", option="-i")
         yield from _virtual_machines(config, both)
     for families, network in _by_family(ranges.include, both):
