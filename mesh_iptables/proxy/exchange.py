@@ -17,8 +17,8 @@ from mesh_iptables.proxy.access_log import Record
 from mesh_iptables.proxy.answers import AnswerHead, LocalReply, local_lines, refused_upgrade, switching
 from mesh_iptables.proxy.balance import digest
 from mesh_iptables.proxy.cluster import Clusters, ClusterState, Host, Pooled, Queue
-from mesh_iptables.proxy.headers import RequestIds
 from mesh_iptables.proxy.http1 import HTTP2, Fields, ResponseHead
+from mesh_iptables.proxy.request_ids import RequestIds
 from mesh_iptables.proxy.router import Plan, Router, Way
 from mesh_iptables.proxy.stats import Stats
 from mesh_iptables.proxy.upstream import Http1Upstream, OutgoingHead

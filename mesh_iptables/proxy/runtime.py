@@ -26,13 +26,13 @@ from mesh_iptables.proxy.connection import Active, Connection
 from mesh_iptables.proxy.dns import Resolver
 from mesh_iptables.proxy.dns_socket import SocketAsker
 from mesh_iptables.proxy.exchange import Surroundings
-from mesh_iptables.proxy.headers import RequestIds
 from mesh_iptables.proxy.inbound import InboundSession
 from mesh_iptables.proxy.listeners import Listening, Role
 from mesh_iptables.proxy.log_file import LogFile
 from mesh_iptables.proxy.loop import LEVEL_READ, Loop, LoopTimer
 from mesh_iptables.proxy.original_dst import plain, read_original_dst
 from mesh_iptables.proxy.relay import PipePool, Relay
+from mesh_iptables.proxy.request_ids import RequestIds
 from mesh_iptables.proxy.resolv import ResolvConf, parse_hosts, parse_resolv_conf
 from mesh_iptables.proxy.sockets import SocketWire
 from mesh_iptables.proxy.stats import Stats

@@ -17,11 +17,11 @@ from mesh_iptables.policy.model import LoadBalancing
 from mesh_iptables.proxy.access_log import Formatter, LogFormat, Record
 from mesh_iptables.proxy.balance import Strategy, digest, strategy_for, weighted
 from mesh_iptables.proxy.cluster import Host
-from mesh_iptables.proxy.headers import RequestIds
 from mesh_iptables.proxy.inbound import InboundSession
 from mesh_iptables.proxy.listeners import Role, handed_in
 from mesh_iptables.proxy.log_file import LogFile
 from mesh_iptables.proxy.original_dst import parse_sockaddr_in, parse_sockaddr_in6, plain
+from mesh_iptables.proxy.request_ids import RequestIds
 from mesh_iptables.proxy.tunnel import Tunnel
 from mesh_iptables.proxy.wire import Address, Failure
 

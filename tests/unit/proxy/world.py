@@ -36,7 +36,7 @@ from mesh_iptables.proxy.access_log import Record
 from mesh_iptables.proxy.cluster import Clusters, Resolution
 from mesh_iptables.proxy.connection import Active, Connection
 from mesh_iptables.proxy.exchange import Surroundings
-from mesh_iptables.proxy.headers import RequestIds
+from mesh_iptables.proxy.request_ids import RequestIds
 from mesh_iptables.proxy.stats import Stats
 from mesh_iptables.proxy.upstream import make_upstream
 from mesh_iptables.proxy.wire import Address, Failure, Handler, TlsClient
