@@ -272,7 +272,8 @@ class ClusterState:
         self.ejected = 0
         # Whether `pick` can say at once which host it is (None: there is none). FORWARD must look a name up, and who
         # comes before the first look-up of a cluster has ended waits for it, though not for long.
-        self.immediate = config.kind in (ClusterKind.STATIC, ClusterKind.ORIGINAL_DST) or not config.endpoints
+        waits = config.kind in (ClusterKind.STRICT_DNS, ClusterKind.LOGICAL_DNS) and bool(config.endpoints)
+        self.immediate = config.kind is not ClusterKind.FORWARD and not waits
         self._first: list[tuple[Wanted, Callable[[Host | None], None]]] = []
         self.pick = self._original if config.kind is ClusterKind.ORIGINAL_DST else self._balanced
         self.named_pools = config.tls is not None and config.tls.sni_from_host

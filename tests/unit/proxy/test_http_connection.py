@@ -798,6 +798,17 @@ def test_names_decide_where_a_resolved_cluster_goes() -> None:
     assert answer_of(talk.client)[2] == b"no healthy upstream"
 
 
+def test_a_fence_resolves_the_name_that_was_asked_for() -> None:
+    talk = Dialogue(clusters=(Cluster("site", ClusterKind.FORWARD, port_override=80),), domains=("*.example.com",))
+    talk.world.resolves("a.example.com", "198.51.100.1")
+    for host, address in (("a.example.com", "198.51.100.1"), ("A.example.com:80", "198.51.100.1")):
+        talk.asks(GET.replace(b"example.com", host.encode()))
+        assert talk.world.upstream.remote == (address, 80)
+        assert talk.answered()[0] == 200
+    talk.asks(GET.replace(b"example.com", b"b.example.com"))
+    assert answer_of(talk.client)[2] == b"no healthy upstream"
+
+
 def test_requests_wait_for_the_first_look_up_but_not_for_long() -> None:
     cluster = Cluster("site", ClusterKind.STRICT_DNS, endpoints=(Endpoint("example.com", 80),))
     talk = Dialogue(clusters=(cluster,))
