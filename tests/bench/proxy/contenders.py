@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.egress.engines import environment, program
+from tests.e2e.egress.engines import end, environment, program
 
 PROXY_UID = 1337
 PORT = 15001
@@ -77,9 +76,7 @@ class Contender:
             self._wait(process)
             yield process.pid
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         limit = time.monotonic() + START_LIMIT

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
@@ -140,13 +140,7 @@ class Engine:
 
     def stop(self) -> None:
         """Ask it to end; what has not ended after a while is killed, with all it started."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_LIMIT)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        end(self.process)
         self._wait_until_closed()
 
     def _wait_until_closed(self) -> None:
@@ -156,15 +150,34 @@ class Engine:
             time.sleep(0.02)
 
 
-def resident(process: int) -> int:
-    """KiB in memory of a process and of all it started in its session."""
-    total = 0
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, a moment, then SIGKILL for it and whatever it left in its session."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_LIMIT)
+    for status in _session(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(int(status.parent.name), signal.SIGKILL)
+    process.wait()
+
+
+def _session(leader: int) -> Iterator[Path]:
+    """/proc/N/status of every process in the session of its leader."""
     for path in Path("/proc").glob("[0-9]*/status"):
         try:
-            fields = dict(line.split(":", 1) for line in path.read_text().splitlines())
             session = path.with_name("stat").read_text().rsplit(")", 1)[1].split()[3]
-        except (OSError, ValueError):  # it has just ended
+        except OSError:  # it has just ended
             continue
-        if int(session) == process:
+        if int(session) == leader:
+            yield path
+
+
+def resident(leader: int) -> int:
+    """KiB in memory of a process and of all it started in its session."""
+    total = 0
+    for path in _session(leader):
+        with suppress(OSError):
+            fields = dict(line.split(":", 1) for line in path.read_text().splitlines())
             total += int(fields.get("VmRSS", "0 kB").split()[0])
     return total
