@@ -105,13 +105,13 @@ def _mark_of(chain: str, words: list[str]) -> str:
 
 
 def _bare_lines(table: str, chain: str, chains: Chains, *, guess: bool) -> frozenset[str]:
-    """Rules that let one interface by (`-i eth1 -j RETURN`), where our chains are there and one of these holds.
+    """Rules that let one interface by (`-i eth1 -j RETURN`), where `istio-1.2x` is in force and one of these holds.
 
     Excluded interfaces (-c) have a rule in PREROUTING and one in OUTPUT. Interfaces of virtual machines (-k) have one
     in PREROUTING only, and beside it a rule that redirects what comes in there. Without -i they lack that; then it is
     a guess that the bare rules at the very top are ours, made only when all of ours is to go.
     """
-    if table == "raw" or not any(name.startswith("ISTIO_") for name in chains):
+    if not _is_of_1_2x(table, chains):
         return frozenset()
     incoming = dict.fromkeys(_bare_interfaces("-i", chains.get("PREROUTING", ())))
     both = incoming.keys() & set(_bare_interfaces("-o", chains.get("OUTPUT", ())))
@@ -123,6 +123,11 @@ def _bare_lines(table: str, chain: str, chains: Chains, *, guess: bool) -> froze
     if table == "nat":
         machines.update(_redirected(chains["PREROUTING"]), _in_front(chains["PREROUTING"]) if guess else ())
     return frozenset(f"-i {name} -j RETURN" for name in incoming if name in both or name in machines)
+
+
+def _is_of_1_2x(table: str, chains: Chains) -> bool:
+    """Whether rules of `istio-1.2x` are in this table: those of `istio-1.0` let no interface by."""
+    return "-j ISTIO_OUTPUT" in chains.get("OUTPUT", ()) if table == "nat" else bool(_marks(chains))
 
 
 def _bare_interfaces(option: str, lines: Sequence[str]) -> Iterator[str]:

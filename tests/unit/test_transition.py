@@ -89,6 +89,13 @@ def test_from_any_settings_to_any_other_foreign_rules_stay(first: list[str], sec
     assert clean["nat"] == foreign["nat"]
 
 
+def test_a_foreign_rule_for_an_interface_is_not_taken_for_one_of_the_other_dialect() -> None:
+    before = wanted(WORKED)
+    before["nat"]["PREROUTING"].insert(0, "-i docker0 -j RETURN")
+    clean = restored(before, change_text(table_changes("ipv4", before, {})))
+    assert clean["nat"] == {"PREROUTING": ["-i docker0 -j RETURN"]}
+
+
 def test_doubled_jumps_are_all_removed() -> None:
     doubled = wanted(WORKED)
     doubled["nat"]["OUTPUT"] *= 3
