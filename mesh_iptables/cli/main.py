@@ -24,6 +24,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 # Commands that load more than click, imported when they are asked for.
 LAZY = {
     "golden": "mesh_iptables.cli.golden:golden",
+    "inject": "mesh_iptables.cli.inject:inject",
     "policy": "mesh_iptables.cli.policy:policy",
     "proxy": "mesh_iptables.cli.proxy:proxy",
 }

@@ -22,6 +22,7 @@ LAYERS = (
     ("render",),
     ("saved", "listed", "transition", "golden"),
     ("dialect", "dialects"),
+    ("inject",),
     ("apply",),
     ("cli",),
     ("__main__",),
@@ -39,6 +40,7 @@ CORE = (
     "saved",
     "listed",
     "transition",
+    "inject",
 )
 TOUCHING = {"os", "sys", "time", "subprocess", "pathlib", "socket", "select", "random", "datetime", "io", "pwd", "grp"}
 ALLOWED = {("render/table", "io")}  # a text buffer for rich

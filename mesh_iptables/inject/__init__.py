@@ -1,0 +1,1 @@
+"""Add the init container and the proxy to workload manifests; every byte that is not ours stays. Pure."""
