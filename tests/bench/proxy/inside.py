@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.e2e.egress.engines import resident
 from tests.e2e.egress.say import say
-from tests.e2e.egress.world import ROOT, World, build, run
+from tests.e2e.egress.world import ROOT, World, allow_many_connections, build, run
 
 from . import load
 from .contenders import LOAD_CPU, contenders, on_cpu
@@ -106,12 +106,6 @@ def origins(world: World, outside: int) -> Iterator[None]:
             two.kill()
 
 
-def tune() -> None:
-    """Let many short connections come and go."""
-    run("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65000", "net.ipv4.tcp_tw_reuse=1")
-    run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_timeout_time_wait=1")
-
-
 def measure(world: World, rounds: int, seconds: float, only: str | None) -> bool:
     policy = world.folder / "policy.yaml"
     policy.write_text(POLICY.read_text())
@@ -158,7 +152,7 @@ def main() -> None:
     parser.add_argument("--only")
     options = parser.parse_args()
     with build(WORLD, options.pki, options.folder) as world, origins(world, world.outside.pid):
-        tune()
+        allow_many_connections()
         passed = measure(world, options.rounds, options.seconds, options.only)
     say("all bars reached" if passed else "some bars missed")
 

@@ -25,7 +25,7 @@ from .clients import Answer
 from .engines import Engine, EngineError, Settings, resident
 from .say import say
 from .schema import Http, Identity, read_stream
-from .world import World, build
+from .world import World, allow_many_connections, build
 
 POLICY = Path(__file__).with_name("soak.yaml")
 SITE = "192.0.2.10"
@@ -288,6 +288,7 @@ def main() -> None:
     parser.add_argument("--check", action="append", choices=list(CHECKS))
     options = parser.parse_args()
     with build(options.world, options.pki, options.folder) as world:
+        allow_many_connections()
         for name in options.check or CHECKS:
             say(run(world, options.engine, name, options.scale))
 

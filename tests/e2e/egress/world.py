@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .outside import own_addresses
 from .schema import FixtureError, WorldFile, read_world
 
 ROOT = Path(__file__).resolve().parents[3]  # the checkout: scripts/, mesh_iptables/, tests/
@@ -80,7 +79,7 @@ class World:
 
 
 @contextmanager
-def build(world_file: Path, pki: Path, folder: Path) -> Iterator[World]:
+def build(world_file: Path, pki: Path, folder: Path, *, redirect: bool = True) -> Iterator[World]:
     """The world of a file; `pki` was made for it before, `folder` is an empty directory."""
     world = read_world(world_file)
     interception = read_interception(world)
@@ -100,7 +99,8 @@ def build(world_file: Path, pki: Path, folder: Path) -> Iterator[World]:
             _connect(world, process.pid)
             outside.say("go")
             _expect(outside, "up")
-            _redirect(interception)
+            if redirect:
+                _redirect(interception)
             yield World(world, outside, interception, pki, folder)
         finally:
             process.kill()
@@ -160,6 +160,12 @@ def _redirect(interception: Interception) -> None:
     raise refused
 
 
+def allow_many_connections() -> None:
+    """Let the pod open more short connections than it has ports per minute."""
+    run("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65000", "net.ipv4.tcp_tw_reuse=1")
+    run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_timeout_time_wait=1")
+
+
 # --- files ---------------------------------------------------------------------------------------------
 
 
@@ -193,6 +199,3 @@ def _existing_ancestor(path: str) -> str:
 def _replace(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)  # it may be a link into a place we must not touch
     path.write_text(text)
-
-
-__all__ = ["Interception", "Outside", "World", "WorldError", "build", "own_addresses"]
