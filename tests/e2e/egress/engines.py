@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import StringIO
@@ -75,7 +75,14 @@ def environment() -> dict[str, str]:
 class Engine:
     """One running proxy; `log` is its standard error, `access_log` its standard output."""
 
-    def __init__(self, world: World, settings: Settings, policies: list[dict[str, Any]], name: str) -> None:
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        policies: list[dict[str, Any]],
+        name: str,
+        more: Sequence[str] = (),
+    ) -> None:
         self._world = world
         self.settings = settings
         self.policy = world.folder / f"{name}.yaml"
@@ -83,7 +90,7 @@ class Engine:
         self.access_log = world.folder / f"{name}.out"
         self.rewrite(policies)
         words = [*program(), "proxy", "--policy", str(self.policy), "--engine", settings.engine]
-        words += [*settings.words(), "--admin", f"127.0.0.1:{ADMIN}"]
+        words += [*settings.words(), "--admin", f"127.0.0.1:{ADMIN}", *more]
         uid = world.interception.proxy_uid
         with self.log.open("wb") as err, self.access_log.open("wb") as out:
             self.process = subprocess.Popen(
