@@ -55,7 +55,8 @@ class Contender:
             config.write_text(HAPROXY.format(mode=mode))
             return ["haproxy", "-q", "-db", "-f", str(config)]
         engine = {"ours": "python", "envoy": "envoy"}[self.name]
-        return [*program(), "proxy", "--policy", str(self.policy), "--engine", engine]
+        words = [*program(), "proxy", "--policy", str(self.policy), "--engine", engine]
+        return [*words, "--access-log", ""]  # HAProxy writes none by default
 
     @contextmanager
     def running(self, mode: str) -> Iterator[int]:

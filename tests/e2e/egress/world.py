@@ -161,8 +161,8 @@ def _redirect(interception: Interception) -> None:
 
 
 def allow_many_connections() -> None:
-    """Let the pod open more short connections than it has ports per minute."""
-    run("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65000", "net.ipv4.tcp_tw_reuse=1")
+    """Let the pod open more short connections than it has ports per minute; ports that listen stay out of it."""
+    run("sysctl", "-qw", "net.ipv4.ip_local_port_range=20000 65000", "net.ipv4.tcp_tw_reuse=1")
     run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_timeout_time_wait=1")
 
 
