@@ -63,13 +63,15 @@ def _ports_or_all(text: str) -> tuple[str, ...]:
 
 
 def _ranges(text: str) -> tuple[str, ...]:
-    entries = _entries(text)
-    for entry in entries:
-        try:
-            ip_network(entry, strict=False)
-        except ValueError:
-            raise _Wrong("expected networks like 10.0.0.0/8") from None
-    return tuple(entries)
+    return tuple(map(_range, _entries(text)))
+
+
+def _range(entry: str) -> str:
+    try:
+        network = ip_network(entry, strict=False)
+    except ValueError:
+        raise _Wrong("expected networks like 10.0.0.0/8") from None
+    return entry if "/" in entry else f"{entry}/{network.prefixlen}"  # one of the dialects wants it said
 
 
 def _ranges_or_all(text: str) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ _OLD = "istio-1.0"
 # Asks the proxy whether it is ready, from inside: its admin port, which can also end it, listens on loopback only.
 _PROBE = (
     "import _socket as s; c = s.socket(); c.settimeout(1); "
-    f"c.connect(('127.0.0.1', {ADMIN_PORT})); c.send(b'GET /ready HTTP/1.0\\r\\n\\r\\n'); "
+    f"c.connect(('127.0.0.1', {ADMIN_PORT})); c.send(b'GET /ready HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n'); "
     "raise SystemExit(b' 200 ' not in c.recv(32))"
 )
 

@@ -18,6 +18,7 @@ from mesh_iptables.inject.nodes import compose, key_of, plain
 from mesh_iptables.inject.values import Data
 
 _ALIAS = re.compile(r"\s*:\s*\*[^\s,\[\]{}]+")
+_DASH = re.compile(r"\n *-")
 _BLOCK_SCALAR = ("|", ">")
 
 
@@ -39,7 +40,7 @@ def rewrite(text: str, changes: list[tuple[int, Data]]) -> str:
     nodes = compose(text)
     writer = _Writer(text)
     wanted = dict(changes)
-    edits = [edit for number, new in changes for edit in writer.value(nodes[number], plain(nodes[number]), new, 0)]
+    edits = [edit for number, new in changes for edit in writer.value(nodes[number], plain(nodes[number]), new)]
     text = _applied(text, edits)
     found = compose(text)
     if len(found) != len(nodes) or any(plain(found[number]) != new for number, new in wanted.items()):
@@ -66,8 +67,8 @@ class _Writer:
         self._text = text
         self._newline = "\r\n" if "\r\n" in text else "\n"
 
-    def value(self, node: Node, old: Data, new: Data, indent: int) -> Iterator[_Edit]:
-        """Edits that make `new` of a node; `indent` is for a collection where nothing stood before."""
+    def value(self, node: Node, old: Data, new: Data) -> Iterator[_Edit]:
+        """Edits that make `new` of a node."""
         if old == new:
             return
         start, end = int(node.start_mark.index), self._end(node)
@@ -75,9 +76,6 @@ class _Writer:
             yield from self._flow_mapping(node, old, new) if node.flow_style else self._mapping(node, old, new)
         elif isinstance(node, SequenceNode) and isinstance(old, list) and isinstance(new, list) and new:
             yield from self._flow_sequence(node, old, new) if node.flow_style else self._sequence(node, old, new)
-        elif isinstance(node, ScalarNode) and start == end:  # `annotations:` and nothing behind it
-            place = self._line_end(end)
-            yield _Edit(place, place, self._newline + " " * indent + self._block(new, indent, 2))
         else:
             yield _Edit(start, end, json(new))
 
@@ -90,7 +88,7 @@ class _Writer:
         before: str | None = None
         for key, item in new.items():
             if key in fields and key in old:
-                yield from self.value(fields[key][1], old[key], item, indent + 2)
+                yield from self._field(*fields[key], old[key], item)
                 before = key
             elif key not in old:
                 lines = self._block({key: item}, indent, offset)
@@ -100,13 +98,22 @@ class _Writer:
                 following = node.value[number + 1][0].start_mark.index if number + 1 < len(node.value) else None
                 yield self._removed(key_node.start_mark.index, self._field_end(key_node, value_node), following)
 
+    def _field(self, key: Node, value: Node, old: Data, new: Data) -> Iterator[_Edit]:
+        """A field's new value; also where nothing stands behind the key, which the parser sees behind comments."""
+        if not _is_nothing(value) or old == new:
+            yield from self.value(value, old, new)
+            return
+        indent = int(key.start_mark.column) + 2
+        place = self._line_end(key.end_mark.index)
+        yield _Edit(place, place, self._newline + " " * indent + self._block(new, indent, 2))
+
     def _sequence(self, node: SequenceNode, old: list[Data], new: list[Data]) -> Iterator[_Edit]:
         indent = self._dash(node, 0) - self._line_start(self._dash(node, 0))
         head, tail = _common(old, new)
         olds, news = range(head, len(old) - tail), new[head : len(new) - tail]
         if len(olds) == len(news):
             for number, item in zip(olds, news, strict=True):
-                yield from self.value(node.value[number], old[number], item, indent + 2)
+                yield from self.value(node.value[number], old[number], item)
             return
         for number in olds:
             following = self._dash(node, number + 1) if number + 1 < len(old) else None
@@ -118,12 +125,17 @@ class _Writer:
 
     def _added(self, lines: str, indent: int, behind: int | None, node: Node) -> _Edit:
         """Lines behind the line in which a sibling ends; without one, in front of all."""
-        margin = self._newline + " " * indent
-        if behind is None:
-            start = self._dash(node, 0) if isinstance(node, SequenceNode) else node.value[0][0].start_mark.index
-            return _Edit(start, start, lines + margin)
-        place = self._line_end(behind)
-        return _Edit(place, place, margin + lines)
+        margin = " " * indent
+        if behind is not None:
+            place = self._line_end(behind)
+            return _Edit(place, place, self._newline + margin + lines)
+        start = self._dash(node, 0) if isinstance(node, SequenceNode) else int(node.value[0][0].start_mark.index)
+        place = self._line_start(start)
+        if self._text[place:start].strip(" "):  # something else stands in front, like the dash of an outer list
+            return _Edit(start, start, lines + self._newline + margin)
+        while place and (above := self._text[self._line_start(place - 1) : place]).lstrip(" ").startswith("#"):
+            place -= len(above)  # what is commented on is the sibling
+        return _Edit(place, place, margin + lines + self._newline)
 
     def _removed(self, start: int, end: int, following: int | None) -> _Edit:
         """Whole lines; where something else stands in front on the first, everything up to the next sibling."""
@@ -149,11 +161,15 @@ class _Writer:
 
     def _dash(self, node: SequenceNode, number: int) -> int:
         """Where the dash of an item stands: in front of it, in the column of the first."""
-        if number == 0 and self._text[node.start_mark.index] == "-":
-            return int(node.start_mark.index)
-        column = int(node.start_mark.column)
+        first = int(node.start_mark.index)
+        if self._text[first] != "-":  # an anchor or a tag, then the list on lines of its own
+            found = _DASH.search(self._text, first)
+            first = found.end() - 1 if found else first
+        if number == 0:
+            return first
+        column = first - self._line_start(first)
         place = int(node.value[number].start_mark.index)
-        while (place := self._text.rfind("-", 0, place)) >= 0:
+        while (place := self._text.rfind("-", 0, place)) > first:
             if place - self._line_start(place) == column:
                 return place
         raise Unwritable
@@ -168,7 +184,7 @@ class _Writer:
         before: str | None = None
         for key, item in new.items():
             if key in fields:
-                yield from self.value(fields[key], old[key], item, 0)
+                yield from self.value(fields[key], old[key], item)
                 before = key
             else:
                 field = json({key: item})[1:-1]
@@ -176,6 +192,10 @@ class _Writer:
 
     def _flow_sequence(self, node: SequenceNode, old: list[Data], new: list[Data]) -> Iterator[_Edit]:
         head, tail = _common(old, new)
+        if len(old) == len(new):
+            for item, before, after in zip(node.value, old, new, strict=True):
+                yield from self.value(item, before, after)
+            return
         if head + tail < len(old):
             yield _Edit(node.start_mark.index, node.end_mark.index, json(new))
             return
@@ -191,6 +211,8 @@ class _Writer:
     # --- places --------------------------------------------------------------------------------------------
 
     def _field_end(self, key: Node, value: Node) -> int:
+        if _is_nothing(value):
+            return int(key.end_mark.index) + 1
         if value.start_mark.index < key.end_mark.index:  # an alias: the node is elsewhere
             alias = _ALIAS.match(self._text, key.end_mark.index)
             if alias is None:
@@ -240,6 +262,10 @@ class _Writer:
         if end < 0:
             return len(self._text)
         return end - 1 if end > place and self._text[end - 1] == "\r" else end
+
+
+def _is_nothing(node: Node) -> bool:
+    return isinstance(node, ScalarNode) and node.value == "" and node.style is None and node.anchor is None
 
 
 def _common(old: list[Data], new: list[Data]) -> tuple[int, int]:

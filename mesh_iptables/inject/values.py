@@ -71,7 +71,12 @@ def sequence(value: Data, path: Path) -> list[Data]:
 
 def mappings(value: Data, path: Path) -> list[dict[str, Data]]:
     """A list of mappings, empty where there is nothing. Raises Refused."""
-    return [mapping(item, (*path, place)) for place, item in enumerate(sequence(value, path))]
+    found: list[dict[str, Data]] = []
+    for place, item in enumerate(sequence(value, path)):
+        if not isinstance(item, dict):
+            raise Refused((*path, place), f"{dotted((*path, place))} is not a mapping")
+        found.append(item)
+    return found
 
 
 def dotted(path: Path) -> str:
