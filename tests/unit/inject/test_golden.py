@@ -56,3 +56,9 @@ def test_every_kind_keeps_to_the_schema_with_any_options(kind: str) -> None:
     for chosen in EVERY:
         document = plain(compose(inject(json(workload(kind)), chosen).text)[0])
         kubernetes_validate.validate(document, "1.37", strict=True)
+
+
+def test_the_example_is_injected_without_a_warning() -> None:
+    result = inject((Path(__file__).parents[3] / "examples" / "web.yaml").read_text(), EVERY[0])
+    assert (result.refusals, result.warnings) == ((), ())
+    assert "mesh-iptables-init" in result.text
