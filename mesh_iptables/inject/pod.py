@@ -28,7 +28,6 @@ from mesh_iptables.inject.containers import (
     policy_volume,
     proxy_container,
 )
-from mesh_iptables.inject.emit import json
 from mesh_iptables.inject.values import (
     ADMIN_PORT,
     INBOUND_PORT,
@@ -228,7 +227,8 @@ def _with_parts(bare: Fields, values: Mapping[str, str], identity: Identity, set
     after = _placed(spec, "initContainers", inits, behind="containers") | {"containers": containers}
     after["volumes"] = [*sequence(spec.get("volumes"), path), policy_volume(settings)]
     metadata = dict(mapping(bare.get("metadata"), path))
-    metadata["annotations"] = {**mapping(metadata.get("annotations"), path), STATUS: _status(settings)}
+    # one word: podman takes no annotation longer than a label may be
+    metadata["annotations"] = {**mapping(metadata.get("annotations"), path), STATUS: settings.sidecar}
     return {**({} if "metadata" in bare else {"metadata": metadata}), **bare, "metadata": metadata, "spec": after}
 
 
@@ -242,16 +242,6 @@ def _placed(fields: Fields, key: str, value: Data, behind: str) -> Fields:
         if name == behind:
             found[key] = value
     return found
-
-
-def _status(settings: Settings) -> str:
-    native = settings.sidecar == "native"
-    names: dict[str, Data] = {
-        "initContainers": [INIT, PROXY] if native else [INIT],
-        "containers": [] if native else [PROXY],
-        "volumes": [POLICY],
-    }
-    return json(names)
 
 
 def misplaced(annotations: Fields, path: Path) -> Iterator[Remark]:
