@@ -17,6 +17,7 @@ from mesh_iptables.apply.netlink import (
     local_tables,
     mark_rules,
 )
+from mesh_iptables.apply.rights import right_remedy
 from mesh_iptables.errors import ApplyError, MachineError, MeshIptablesError
 from mesh_iptables.model import LoopbackAddress, Network, RouteMarked, RuleOperation, Socket
 from mesh_iptables.render.restore import address_command, route_commands
@@ -132,7 +133,7 @@ class _Addresses:
                 add_loopback_address(self._link, operation)
             except OSError as error:
                 if error.errno == EPERM:
-                    raise MachineError(f"{text}: {error.strerror}; it needs root and NET_ADMIN") from None
+                    raise MachineError(f"{text}: {error.strerror}; {right_remedy('NET_ADMIN')}") from None
                 raise ApplyError(f"{text}: {error.strerror}; --ip-family ipv4 does without", 2) from None
             self._new.append(operation)
             self.added.append(text)
@@ -199,7 +200,7 @@ class _Routing:
             add_mark_rule(self._link, route)
         except OSError as error:
             if error.errno == EPERM:
-                raise MachineError(f"{text}: {error.strerror}; it needs root and the capability NET_ADMIN") from None
+                raise MachineError(f"{text}: {error.strerror}; {right_remedy('NET_ADMIN')}") from None
             raise ApplyError(f"{text}: {error.strerror}", 2) from None
         self.added.append(text)
         self._undo.append(lambda: self._take_back(route))

@@ -16,12 +16,12 @@ from mesh_iptables.apply import Applied
 from mesh_iptables.apply.entry import build_entry, entry_line
 from mesh_iptables.apply.libiptc import LAYOUTS, Library, Table
 from mesh_iptables.apply.restore import (
-    LOCK_REMEDY,
     applied,
     legacy_tables,
     marks_in,
     saved_changes,
 )
+from mesh_iptables.apply.rights import LOCK_REMEDY
 from mesh_iptables.errors import ApplyError, MachineError, MeshIptablesError
 from mesh_iptables.render.iptables import saved
 from mesh_iptables.render.restore import FAMILIES

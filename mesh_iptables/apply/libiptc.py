@@ -14,6 +14,7 @@ import sys
 from contextlib import contextmanager
 from itertools import pairwise
 
+from mesh_iptables.apply.rights import right_remedy
 from mesh_iptables.errors import ApplyError, MachineError
 from mesh_iptables.value import Value
 
@@ -158,7 +159,7 @@ class Library:
         text = self._bindings[family].iptc_strerror(number).decode(errors="replace")
         text = f"{'iptables' if family == 'ipv4' else 'ip6tables'} {what}: {text}"
         if number in NO_RIGHT:
-            return MachineError(f"{text}; it needs root and the capabilities NET_ADMIN and NET_RAW")
+            return MachineError(f"{text}; {right_remedy('NET_ADMIN', 'NET_RAW')}")
         if number in NO_FEATURE and what.startswith("table"):
             return MachineError(f"{text}; this kernel has no such legacy table: --backend nft, or load its module")
         return ApplyError(text, 4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from mesh_iptables.apply import Applied
 from mesh_iptables.apply.netlink import nft_tables
 from mesh_iptables.apply.process import Command, run_together
+from mesh_iptables.apply.rights import LOCK_REMEDY, lacks_right, right_remedy
 from mesh_iptables.errors import ApplyError, MachineError, MeshIptablesError
 from mesh_iptables.render.restore import FAMILIES, saved_lines
 from mesh_iptables.ruleset import after
@@ -35,7 +36,10 @@ NFT_FAMILY: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
 # All that restore programs say where a right, a table or a whole family is missing: legacy, nf_tables.
 NO_TABLE = ("unable to initialize table", "Failed to initialize nft")
 LACKING_RIGHT = ("Permission denied", "Operation not permitted", "must be root", "lock file", *NO_TABLE)
-LOCK_REMEDY = "it needs a writable /run, or the environment variable XTABLES_LOCKFILE"
+NO_TABLE_REMEDY = {
+    "legacy": "this kernel has no such legacy table: load its module on the node, or choose --iptables nft",
+    "nft": "this kernel has no nf_tables: load its module on the node, or choose --iptables legacy",
+}
 TABLES = frozenset({"filter", "mangle", "nat", "raw", "security"})
 
 
@@ -203,11 +207,10 @@ def refusal(program: str, result: Result, stdin: str) -> ApplyError | MachineErr
 def _remedy(program: str, stderr: str) -> str:
     if "lock file" in stderr:
         return LOCK_REMEDY
-    if any(words in stderr for words in NO_TABLE):
-        return "it needs root, the capabilities NET_ADMIN and NET_RAW, and a kernel with that table"
-    if "legacy" in program:
-        return "it needs root and the capabilities NET_ADMIN and NET_RAW"
-    return "it needs root and the capability NET_ADMIN"
+    needed = ("NET_ADMIN", "NET_RAW") if "legacy" in program else ("NET_ADMIN",)
+    if any(words in stderr for words in NO_TABLE) and not lacks_right(*needed):
+        return NO_TABLE_REMEDY["legacy" if "legacy" in program else "nft"]
+    return right_remedy(*needed)
 
 
 def _line_number(stderr: str) -> int:
