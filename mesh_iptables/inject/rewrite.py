@@ -233,8 +233,9 @@ class _Writer:
         """The end of the last line of the text; with `|+` of the last empty line behind it."""
         start = int(node.start_mark.index)
         end = self._line_end(start)
-        keeps = "+" in self._text[start:end].partition("#")[0]
-        place, indent = self._text.find("\n", end) + 1, -1
+        header = self._text[start:end].partition("#")[0]
+        keeps, says_indent = "+" in header, any(letter.isdigit() for letter in header)
+        place, indent = self._text.find("\n", end) + 1, 0 if says_indent else -1
         while 0 < place < len(self._text):
             line_end = self._line_end(place)
             line = self._text[place:line_end]
