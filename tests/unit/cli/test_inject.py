@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,3 +86,14 @@ def test_the_dialect_may_come_from_the_environment(
     monkeypatch.setenv("MESH_IPTABLES_DIALECT", "istio-1.2x")
     assert run(["inject", "-f", str(file)]) == 0
     assert '"--dialect", "istio-1.2x", "-z", "15006"' in capsys.readouterr().out
+
+
+def test_a_missing_library_is_named_with_its_remedy(file: Path) -> None:
+    code = (
+        "import sys; sys.modules['ruamel.yaml'] = None\n"
+        "from mesh_iptables.cli.main import run\n"
+        f"raise SystemExit(run(['inject', '-f', {str(file)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    expected = "mesh-iptables: inject needs ruamel.yaml: pip install 'mesh-iptables[proxy]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (11, "", expected)
