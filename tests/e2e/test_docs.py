@@ -2,8 +2,8 @@
 
 Run is every `$` line of a block that is fenced as `console`, from the top of the repository; what it prints, standard
 error included, is compared with the lines below it, of which one that is `...` stands for any others; where none is
-shown, any will do of a command that succeeds. All blocks of a file run one after the other in one shell. A comment in the
-line above a block changes that:
+shown, any will do of a command that succeeds. All blocks of a file run one after the other in one shell. A comment in
+the line above a block changes that:
 
     <!-- in a namespace -->     the file's commands run as root in a network namespace made for them
     <!-- not run: REASON -->    this block is not run
