@@ -79,7 +79,7 @@ class Comparison:
         """A smaller policy that still divides the engines on the trial's one action."""
         for _ in range(SHRINK_LIMIT):
             smaller = next((each for each in _smaller(trial) if self._tries(each)), None)
-            if smaller is None or self._count > 100_000:
+            if smaller is None:
                 return trial
             trial = smaller
         return trial

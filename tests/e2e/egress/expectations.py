@@ -203,9 +203,9 @@ def _check_counts(what: str, seen: Iterable[object], limits: Mapping[Any, Range]
 
 
 def _check_one_of(ips: list[str | None], alternatives: list[Any]) -> list[str]:
-    """Either a list of addresses, all answers from one of them; or alternatives of counts."""
+    """Either the addresses that answers may come from, or alternatives of counts."""
     addresses = [each for each in alternatives if isinstance(each, str)]
-    if addresses and len(set(ips)) == 1 and ips[0] in addresses:
+    if addresses and set(ips) <= set(addresses):
         return []
     counts = [each for each in alternatives if isinstance(each, dict)]
     if any(not _check_counts("upstream_ip", ips, each) for each in counts):

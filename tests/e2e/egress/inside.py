@@ -39,6 +39,7 @@ from .schema import (
 )
 from .world import World, WorldError, build
 
+MOST = 5  # complaints shown of one case
 SETTLE = 0.5  # seconds for the engine's first look-ups, where a fixture asks for no warm-up
 
 
@@ -67,6 +68,10 @@ class Run:
             complaints = self._repeat(case)
         except EngineError as error:
             return [str(error)]
+        except Exception as error:  # a case that the harness cannot carry out must not hide the others
+            return [f"the harness failed: {type(error).__name__}: {error}"]
+        if len(complaints) > MOST:
+            complaints = [*complaints[:MOST], f"and {len(complaints) - MOST} more"]
         if complaints and self._verbose and self._engine is not None:
             complaints.append("engine: " + self._engine.tail())
         return complaints

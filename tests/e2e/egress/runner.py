@@ -31,10 +31,6 @@ NEEDED = [*PACKAGES, "iptables-restore"]
 CASE_LIMIT = 45.0  # seconds, for one case that says nothing of its own time
 
 
-class MachineError(Exception):
-    """This machine cannot run fixtures."""
-
-
 @dataclass
 class Result:
     """Lines as printed, and how many cases there were and passed."""

@@ -34,7 +34,7 @@ class Identity(Strict, frozen=True, rename={"service_account": "serviceAccount"}
 
     namespace: str = "default"
     service_account: str = "default"
-    labels: dict[str, str] = {}
+    labels: dict[str, Scalar] = {}
 
 
 # --- what a case does ---------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ KINDS: dict[str, tuple[Any, type[Strict]]] = {
 
 
 class RawCase(Strict, frozen=True, kw_only=True):
-    id: str
+    id: Scalar  # a bare 163 is a number to YAML
     do: dict[str, Data]
     expect: dict[str, Data] = {}
     basis: Literal["observed", "seed", "both"] | None = None
@@ -220,7 +220,7 @@ class RawCase(Strict, frozen=True, kw_only=True):
 
 class RawFixture(Strict, frozen=True, kw_only=True):
     schema: Literal["egress-fixture/1"]
-    id: str
+    id: Scalar
     title: str = ""
     seeds: list[Scalar] = []
     profile: Literal["istio", "osm"] = "istio"
@@ -302,7 +302,7 @@ def read_fixture(path: Path, run: str) -> Fixture:
     raw = cast(RawFixture, _as(read_yaml(path), RawFixture, str(path)))
     cases = [_case(each, raw, number, f"{path}: {each.id}", run) for number, each in enumerate(raw.cases)]
     return Fixture(
-        id=raw.id,
+        id=str(raw.id),
         path=path,
         profile=raw.profile,
         compat=None if raw.compat is None else str(raw.compat),
@@ -325,7 +325,7 @@ def _case(raw: RawCase, fixture: RawFixture, number: int, where: str, run: str) 
     done = _as(expand(fields, uniq), action, f"{where}: do.{kind}")
     _refuse_half_made(done, where)
     return Case(
-        id=raw.id,
+        id=str(raw.id),
         action=done,
         expect=_as(expand(raw.expect, uniq), expect, f"{where}: expect"),
         client=raw.client or fixture.client,
