@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from tests.e2e.egress.pki import make_pki
-from tests.e2e.egress.runner import in_fresh_namespaces, missing
+from tests.e2e.egress.runner import end_on_sigterm, in_fresh_namespaces, missing
 from tests.e2e.egress.say import say
 from tests.e2e.egress.schema import read_world
 
@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="TEXT", help="only figures whose name contains this")
     options = parser.parse_args()
     lack = missing() or next((f"needs {name}" for name in ("wrk", "haproxy") if not shutil.which(name)), None)
+    end_on_sigterm()
     if lack:
         say(f"bench-proxy: this machine {lack}", to=sys.stderr)
         return 11

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .pki import make_pki
-from .runner import in_fresh_namespaces, missing
+from .runner import end_on_sigterm, in_fresh_namespaces, missing
 from .say import say
 from .schema import read_world
 
@@ -56,6 +56,7 @@ def main() -> int:
     parser.add_argument("--no-shrink", action="store_true")
     parser.add_argument("-j", "--jobs", type=int, default=1)
     options = parser.parse_args()
+    end_on_sigterm()
     if lack := missing():
         say(f"egress-differential: this machine {lack}", to=sys.stderr)
         return 11

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .engines import end, environment, program
 from .pki import make_pki
-from .runner import in_fresh_namespaces, install_missing, missing
+from .runner import end_on_sigterm, in_fresh_namespaces, install_missing, missing
 from .say import say
 from .schema import read_world
 from .world import ROOT, World, build
@@ -160,6 +160,7 @@ def main() -> int:
         _inside(options.inside, options.name)
         return 0
     install_missing()
+    end_on_sigterm()
     if lack := missing():
         say(f"example: this machine {lack}", to=sys.stderr)
         return 11

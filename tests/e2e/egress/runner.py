@@ -11,6 +11,7 @@ import argparse
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,11 @@ def install_missing() -> None:
     say(f"installing {' '.join(packages)}", to=sys.stderr)
     subprocess.run(["apt-get", "update", "-q"], stdout=sys.stderr, check=False, timeout=300)
     subprocess.run(["apt-get", "install", "-y", "-q", *packages], stdout=sys.stderr, check=False, timeout=600)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM unwind, so that scratch directories go too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 _FRESH = ["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
@@ -200,6 +206,7 @@ def main() -> int:
     parser.add_argument("-j", "--jobs", type=int, default=1, help="fixtures at a time")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     options = parser.parse_args()
+    end_on_sigterm()
     install_missing()
     if lack := missing():
         say(f"egress-conformance: this machine {lack}", to=sys.stderr)

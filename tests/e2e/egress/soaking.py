@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .differential import WORLD
 from .pki import make_pki
-from .runner import in_fresh_namespaces, missing
+from .runner import end_on_sigterm, in_fresh_namespaces, missing
 from .say import say
 from .schema import read_world
 from .soak import CHECKS
@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--check", action="append", default=[], choices=list(CHECKS), metavar="NAME")
     parser.add_argument("--scale", type=float, default=1.0, help="0.1 does a tenth")
     options = parser.parse_args()
+    end_on_sigterm()
     if lack := missing():
         say(f"egress-soak: this machine {lack}", to=sys.stderr)
         return 11
