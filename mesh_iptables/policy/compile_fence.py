@@ -49,7 +49,7 @@ _PROTOCOL_OF = dict(_DEFAULTS)
 _REDIRECT_PORT = 15001
 _CONNECT_TIMEOUT = 10.0
 _INSPECT_TIMEOUT = 15.0
-_SYNTAX = "HOST[:PORT[/PROTOCOL]], such as pypi.org, *.example.com:443 or db.example.com:5432/tcp"
+_SYNTAX = "HOST[:PORT[/PROTOCOL]], such as packages.example.org, *.example.com:443 or db.example.com:5432/tcp"
 
 # 403 and words rather than the 502 of a mesh: who meets a fence should see that it is one
 _REFUSAL = DirectResponse(403, "this host is not on the list of allowed hosts\n")

@@ -28,8 +28,8 @@ def _tls(policy: EgressPolicy, sni: str, port: int = 443) -> Explanation:
 @pytest.mark.parametrize(
     ("text", "allowed"),
     [
-        ("pypi.org", [("pypi.org", 80, "http"), ("pypi.org", 443, "tls")]),
-        ("PyPI.org:443", [("pypi.org", 443, "tls")]),
+        ("packages.example.org", [("packages.example.org", 80, "http"), ("packages.example.org", 443, "tls")]),
+        ("Packages.example.org:443", [("packages.example.org", 443, "tls")]),
         ("a.x:8080", [("a.x", 8080, "http"), ("a.x", 8080, "tls")]),
         ("*.a.x:8443/https", [("*.a.x", 8443, "tls")]),
         ("a.x:22/tcp", [("a.x", 22, "tcp")]),
