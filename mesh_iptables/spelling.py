@@ -129,7 +129,7 @@ def _parse_mask(text: str) -> int:
     octets = [parse_number(part, 255) for part in text.split(".")]
     mask = _join(octets)
     if len(octets) != 4 or mask is None:
-        raise Misspelt("has no mask behind its '/'; expected 0 to 32 or four numbers like 255.255.0.0")
+        raise Misspelt("has no valid mask behind its '/'; expected 0 to 32 or four numbers like 255.255.0.0")
     return mask
 
 
