@@ -103,7 +103,7 @@ class PolicyIndex:
 class ListenerIndex:
     """A `Listener` prepared for look-ups."""
 
-    __slots__ = ("_default", "_inspection", "_ports", "listener")
+    __slots__ = ("_default", "_inspection", "_ports", "_seen", "listener")
 
     def __init__(self, listener: Listener, tables: dict[int, RouteIndex] | None = None) -> None:
         self.listener = listener
@@ -112,6 +112,7 @@ class ListenerIndex:
         self._default: ChainIndex | Deny = NO_CHAIN
         if listener.default_chain is not None:
             self._default = _chain_index(listener.default_chain, Reason.PASSTHROUGH, tables)
+        self._seen: dict[tuple[str, int], ChainIndex | Deny] = {}
         self._ports: dict[int, _Ranges] = {}
         for chain in listener.chains:
             ranges = self._ports.setdefault(chain.match.dst_port, _Ranges())
@@ -123,6 +124,16 @@ class ListenerIndex:
 
     def chain_for(self, address: str, port: int, found: Inspected = NOTHING) -> ChainIndex | Deny:
         """The chain that takes a connection to `address:port` whose first bytes showed `found`."""
+        if found is not NOTHING:
+            return self._chain_for(address, port, found)
+        chain = self._seen.get((address, port))
+        if chain is None:
+            if len(self._seen) >= _SEEN_SIZE:
+                self._seen.clear()
+            chain = self._seen[address, port] = self._chain_for(address, port, found)
+        return chain
+
+    def _chain_for(self, address: str, port: int, found: Inspected) -> ChainIndex | Deny:
         ranges = self._ports.get(port) or self._ports.get(ANY_PORT)
         names = ranges.names_for(address) if ranges else None
         transports = names.transports_for(found.sni) if names else None
@@ -132,6 +143,7 @@ class ListenerIndex:
         return _by_protocol(protocols, found.protocols) or self._default if protocols else self._default
 
 
+_SEEN_SIZE = 1024
 _Protocols = dict[str, ChainIndex]
 _Transports = dict[str, _Protocols]
 

@@ -14,7 +14,7 @@ from mesh_iptables.policy.engine import NOTHING, ChainIndex, Inspected, Listener
 from mesh_iptables.policy.model import TcpAction
 from mesh_iptables.policy.routing import Deny, Reason, RouteIndex, pick
 from mesh_iptables.proxy.access_log import Record
-from mesh_iptables.proxy.cluster import ClusterState, Destination, Host, open_tcp
+from mesh_iptables.proxy.cluster import ClusterState, Host, open_tcp
 from mesh_iptables.proxy.exchange import Surroundings
 from mesh_iptables.proxy.http_connection import HttpConnection
 from mesh_iptables.proxy.router import Router
@@ -135,7 +135,7 @@ class Connection:
 
 
 class TcpSession:
-    """A connection of a TCP chain: one upstream connection, made at once, then bytes both ways."""
+    """A connection of a TCP chain: one upstream connection, made at once, then bytes both ways; a `cluster.Wanted`."""
 
     __slots__ = (
         "_active",
@@ -144,12 +144,14 @@ class TcpSession:
         "_cluster",
         "_early",
         "_host",
-        "_original",
         "_peer",
-        "_sni",
         "_started",
         "_upstream",
+        "name",
+        "original",
     )
+
+    digest: int | None = None
 
     def __init__(
         self,
@@ -164,9 +166,9 @@ class TcpSession:
         self._active = active
         self._client: Wire | None = client  # None once the relay has it
         self._peer = peer
-        self._original = original
+        self.original = original
         self._chain = chain
-        self._sni = sni
+        self.name = sni
         self._early = early
         self._started = active.surroundings.outside.now
         self._cluster: ClusterState | None = None
@@ -189,7 +191,7 @@ class TcpSession:
         elif cluster.connections >= cluster.config.limits.max_connections:
             self._fail("UO", "overflow")
         else:
-            cluster.choose(Destination(self._original, self._sni), self._chosen)
+            cluster.choose(self, self._chosen)
 
     def _chosen(self, host: Host | None) -> None:
         assert self._cluster is not None
@@ -213,7 +215,7 @@ class TcpSession:
         client, upstream = self._client, self._upstream
         self._client = self._upstream = None
         if not self._active.surroundings.logging:  # an idle connection should not hold what nobody will read
-            self._peer = self._original = _UNKNOWN
+            self._peer = self.original = _UNKNOWN
         if client is not None:
             outside.relay(client, upstream, self._done, self._cluster.config.tcp_idle_timeout)
 
@@ -267,14 +269,14 @@ class TcpSession:
             surroundings.outside.log(
                 Record(
                     self._peer,
-                    self._original,
+                    self.original,
                     surroundings.outside.now - self._started,
                     flags=flags,
                     detail=detail,
                     reason=self._chain.reason.value,
                     received=received,
                     sent=sent,
-                    sni=self._sni,
+                    sni=self.name,
                     cluster=cluster.config.name if cluster is not None else "",
                     upstream=host.key if host is not None else "",
                     failure=failure,

@@ -118,20 +118,20 @@ class Relay:
         self.idle_limit = idle_limit  # seconds; the keeper's affair, as is `counted`
         self.counted = counted
 
-    def start(self, unsent_up: bytes, unsent_down: bytes, *, readable: tuple[bool, bool]) -> None:
+    def start(self, unsent_up: bytes, unsent_down: bytes, unread_client: int, unread_upstream: int) -> None:
         """Take the sockets over, beginning with what their former owners could not send.
 
-        `readable`: whether client and upstream may hold bytes that epoll has already reported.
+        The `unread` are events that epoll reported to those: it will not repeat them.
         """
         self._keeper.loop.redirect(self._up.src.fileno(), self.client_ready)
         self._keeper.loop.redirect(self._down.src.fileno(), self.upstream_ready)
         for flow, unsent in ((self._up, unsent_up), (self._down, unsent_down)):
             if unsent:
                 flow.left, flow.stuck, flow.plain = unsent, True, False
-        if unsent_down or readable[0]:
-            self._ready(self._up, self._down, READ | WRITE | HANGUP)
-        if unsent_up or readable[1]:
-            self._ready(self._down, self._up, READ | WRITE | HANGUP)
+        if unsent_down or unread_client:
+            self._ready(self._up, self._down, WRITE | unread_client)
+        if unsent_up or unread_upstream:
+            self._ready(self._down, self._up, WRITE | unread_upstream)
 
     # --- events -------------------------------------------------------------------------------------------
 

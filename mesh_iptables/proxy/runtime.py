@@ -404,7 +404,7 @@ class Runtime:
         self._open.discard(client)
         relay = Relay(self, first, second, done, idle, counted=counted)
         self._relays.add(relay)
-        relay.start(unsent_up, unsent_down, readable=(client.readable, upstream.readable))
+        relay.start(unsent_up, unsent_down, client.unread, upstream.unread)
 
     def relay_over(self, relay: Relay) -> None:
         """See `relay.Keeper`."""

@@ -93,19 +93,17 @@ class SocketWire:
             return
         if events & (READ | HANGUP):
             self.readable = True
+            if events & HANGUP:
+                self._hangup = True
         if self.connecting and not self._connected(events):
             return
         if events & WRITE and self._out:
             self._flush()
         if events & (READ | HANGUP):
-            if events & HANGUP:
-                self._hangup = True
             if not (self._paused or self.closing):
                 self._read()
             elif events & ERROR:
                 self._break(Failure.TERMINATION, "reset")
-            else:
-                self.readable = True
 
     def _connected(self, events: int) -> bool:
         assert self.sock is not None
@@ -279,6 +277,13 @@ class SocketWire:
         self.closing = True
         self._cancel_timer()
         return sock
+
+    @property
+    def unread(self) -> int:
+        """What epoll has reported and the next owner must act upon."""
+        if self._hangup:
+            return READ | HANGUP
+        return READ if self.readable else 0
 
     def take_unsent(self) -> bytes:
         """What `detach` must not lose."""
