@@ -75,9 +75,9 @@ def switching(head: ResponseHead, style: HeaderStyle) -> AnswerHead:
     return answer
 
 
-def local_lines(style: HeaderStyle, date: bytes) -> bytes:
+def local_lines(style: HeaderStyle, date_line: bytes) -> bytes:
     """Field lines of every answer of the proxy's own, which stand behind its fields as they do in Envoy's."""
-    return b"date: %b\r\nserver: envoy\r\n" % date if style is HeaderStyle.ENVOY else b"date: %b\r\n" % date
+    return date_line + b"server: envoy\r\n" if style is HeaderStyle.ENVOY else date_line
 
 
 class LocalReply:

@@ -195,9 +195,10 @@ class Pool:
     def opened(self, connection: Pooled) -> None:
         """A connection is there."""
         self.connecting -= 1
-        self._place(connection)
+        self.release(connection)
 
-    def _place(self, connection: Pooled) -> None:
+    def release(self, connection: Pooled) -> None:
+        """A connection is free for the next request."""
         cluster = self.cluster
         while self.waiting:
             waiter = self.waiting.popleft()
@@ -227,10 +228,6 @@ class Pool:
         """A request is over, whatever becomes of its connection."""
         self.cluster.requests -= 1
         self.host.active -= 1
-
-    def release(self, connection: Pooled) -> None:
-        """A connection is free for the next request."""
-        self._place(connection)
 
     def gone(self) -> None:
         """A connection has ended."""
@@ -276,6 +273,7 @@ class ClusterState:
         self.immediate = config.kind is not ClusterKind.FORWARD and not waits
         self._first: list[tuple[Wanted, Callable[[Host | None], None]]] = []
         self.pick = self._original if config.kind is ClusterKind.ORIGINAL_DST else self._balanced
+        self.speaks_http1 = config.protocol is not UpstreamProtocol.HTTP2  # to clients that do
         self.named_pools = config.tls is not None and config.tls.sni_from_host
         self.sweeping = False
         self._start()

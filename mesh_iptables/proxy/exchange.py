@@ -582,7 +582,7 @@ class Exchange:
         assert self._way is not None
         answer = refused_upgrade(self._router.answer(self.plan, self._way, head))
         self._drop_upstream()
-        date = b"" if answer.dated else b"date: %b\r\n" % self._surroundings.outside.date()
+        date = b"" if answer.dated else self._surroundings.outside.date_line()
         self.client.answer(answer, date, b"", ended=True)
         self._finish("", "via_upstream")
 
@@ -592,7 +592,7 @@ class Exchange:
         if self._router.envoy_headers:
             self._service_ms = int((outside.now - self._started) * 1000)
             extra = b"%bx-envoy-upstream-service-time: %d\r\n" % (extra, self._service_ms)
-        return extra if answer.dated else b"%bdate: %b\r\n" % (extra, outside.date())
+        return extra if answer.dated else extra + outside.date_line()
 
     def answer_body(self, payload: bytes, ended: bool) -> None:
         """See `upstream.Receiver`."""
@@ -620,7 +620,7 @@ class Exchange:
         self._answering = True
         self._status = head.status
         answer = switching(head, self._router.style)
-        date = b"" if answer.dated else b"date: %b\r\n" % self._surroundings.outside.date()
+        date = b"" if answer.dated else self._surroundings.outside.date_line()
         self.client.switch(answer, date, connection, rest)
         self._finish("", "via_upstream")
 
@@ -667,7 +667,7 @@ class Exchange:
         self._status = reply.status
         self._sent = len(reply.text)
         style = self._router.style
-        self.client.reply(reply, reply.head(style), local_lines(style, self._surroundings.outside.date()))
+        self.client.reply(reply, reply.head(style), local_lines(style, self._surroundings.outside.date_line()))
         self._finish(reply.flags, reply.detail, failure)
 
     def _break_off(self, flags: str, detail: str) -> None:

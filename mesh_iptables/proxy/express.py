@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Express:
     """One for each client connection; an `upstream.Receiver` and `cluster.Wanted`."""
 
-    __slots__ = ("_client", "_cluster", "_connection", "_plan", "_request_id", "_started", "_way", "host", "original")
+    __slots__ = ("_client", "_cluster", "_connection", "_plan", "_request_id", "_way", "host", "original", "started")
 
     digest: int | None = None
 
@@ -35,7 +35,7 @@ class Express:
         self._cluster: ClusterState | None = None
         self.host: Host | None = None
         self._connection: Http1Upstream | None = None
-        self._started = 0.0
+        self.started = 0.0
         self._request_id = ""
 
     @property
@@ -48,7 +48,7 @@ class Express:
         surroundings = self._client.surroundings
         cluster = surroundings.clusters.get(way.cluster)
         self.host = None
-        if cluster is None or not cluster.immediate or cluster.speaks_http2(to_http2_client=False):
+        if cluster is None or not (cluster.immediate and cluster.speaks_http1):
             return False
         self._plan = plan
         host = self.host = cluster.pick(self)
@@ -58,7 +58,7 @@ class Express:
         cluster.requests += 1
         host.active += 1
         self._way, self._cluster = way, cluster
-        self._started = surroundings.outside.now
+        self.started = surroundings.outside.now
         connection: Http1Upstream = pool.idle.pop()  # type: ignore[assignment]  # pools hold what their maker made
         self._connection = connection
         lines = way.first_lines
@@ -84,11 +84,11 @@ class Express:
         answer = router.answer(plan, way, head)
         now = surroundings.outside.now
         if router.envoy_headers:
-            lines = b"x-envoy-upstream-service-time: %d\r\n" % int((now - self._started) * 1000)
+            lines = b"x-envoy-upstream-service-time: %d\r\n" % int((now - self.started) * 1000)
         else:
             lines = b""
         if not answer.dated:
-            lines += b"date: %b\r\n" % surroundings.outside.date()
+            lines += surroundings.outside.date_line()
         surroundings.stats.count_request(head.status)
         if surroundings.logging:
             self._log(head.status, len(payload))
@@ -110,7 +110,7 @@ class Express:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.receiver = exchange
-        exchange.take_over(self._way, self._cluster, self.host, connection, self._started, self._request_id)
+        exchange.take_over(self._way, self._cluster, self.host, connection, self.started, self._request_id)
         client.hand_over(exchange)
         return exchange
 

@@ -117,7 +117,7 @@ class HttpConnection:
         self._is_head = head.method == "HEAD"
         self._minor = head.minor
         self._close = self._close or not head.keep_alive
-        self.last_used = self.surroundings.outside.now
+        self.last_used = self._express.started
         self._exchange = self._express
 
     def hand_over(self, exchange: Exchange) -> None:
@@ -254,7 +254,7 @@ class HttpConnection:
         self.surroundings.stats.count_request(reply.status)
         self._is_head, self._minor, self._close = False, 1, True
         style = self.router.style
-        self.reply(reply, reply.head(style), local_lines(style, self.surroundings.outside.date()))
+        self.reply(reply, reply.head(style), local_lines(style, self.surroundings.outside.date_line()))
         self.surroundings.refused(reply, self.peer, self._original, self.sni)
 
     def _turn_to_http2(self, data: bytes) -> bool:

@@ -32,6 +32,7 @@ from mesh_iptables.proxy.log_file import LogFile
 from mesh_iptables.proxy.loop import LEVEL_READ, Loop, LoopTimer
 from mesh_iptables.proxy.original_dst import plain, read_original_dst
 from mesh_iptables.proxy.relay import PipePool, Relay
+from mesh_iptables.proxy.reload import Reload
 from mesh_iptables.proxy.request_ids import RequestIds
 from mesh_iptables.proxy.resolv import ResolvConf, parse_hosts, parse_resolv_conf
 from mesh_iptables.proxy.sockets import SocketWire
@@ -65,7 +66,7 @@ class Settings:
 
 
 class Runtime:
-    """Implements `wire.Outside`. `load` reads and compiles the policy anew; it may raise MeshIptablesError.
+    """Implements `wire.Outside`. `load` reads and compiles the policy anew, in a child; it may raise MeshIptablesError.
 
     `open_outbound` opens the redirect port when a new policy wants it open and the old one did not.
     """
@@ -78,7 +79,6 @@ class Runtime:
         settings: Settings,
         open_outbound: Callable[[], list[Listening]] | None = None,
     ) -> None:
-        self._load = load
         self._open_outbound = open_outbound
         self._settings = settings
         self._listening = listening
@@ -102,6 +102,7 @@ class Runtime:
         self.policy = policy
         self._resolver = Resolver(self, SocketAsker(self.loop), ResolvConf(), {}, refresh=policy.behaviour.dns_refresh)
         self.active = self._activate(policy)
+        self._reload = Reload(self.loop, load, self._take, self._keep)
 
     # --- the policy ---------------------------------------------------------------------------------------
 
@@ -117,14 +118,12 @@ class Runtime:
         self._resolver.conf = parse_resolv_conf(_read(_RESOLV_CONF))
         self._resolver.hosts = parse_hosts(_read(_HOSTS))
 
-    def reload(self) -> None:
+    def _keep(self, reason: str) -> None:
+        self.stats.reload_failures += 1
+        say(f"policy not reloaded, the running one stays in force: {reason}")
+
+    def _take(self, policy: EgressPolicy) -> None:
         """Take a changed policy into use; connections under way go on with the one they began with."""
-        try:
-            policy = self._load()
-        except (MeshIptablesError, OSError) as error:
-            self.stats.reload_failures += 1
-            say(f"policy not reloaded, the running one stays in force: {error}")
-            return
         old = self.active
         self.policy = policy
         self.active = self._activate(policy)
@@ -167,6 +166,7 @@ class Runtime:
         self.loop.failed = self._survive
         _tame_collector()
         self.loop.run()
+        self._reload.stop()
         if self._log is not None:
             self._log.flush()
 
@@ -191,7 +191,7 @@ class Runtime:
     def _signalled(self, _events: int) -> None:
         for number in self._signal_sockets[0].recv(64):
             if number == signal.SIGHUP:
-                self.reload()
+                self._reload.ask()
                 self._reopen_log()
             elif number == signal.SIGUSR1:
                 self._reopen_log()
@@ -211,6 +211,7 @@ class Runtime:
             self.loop.stop()
             return
         self.draining = True
+        self._reload.stop()
         for item in self._listening:
             if item.role is not Role.ADMIN:
                 self.loop.forget(item.sock.fileno())
@@ -426,10 +427,10 @@ class Runtime:
                 if retire is not None:
                     retire()
 
-    def date(self) -> bytes:
+    def date_line(self) -> bytes:
         second = int(self.loop.now)
         if second != self._date[0]:
-            text = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+            text = time.strftime("date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime())
             self._date = second, text.encode()
         return self._date[1]
 

@@ -292,23 +292,17 @@ class Http1Upstream:
         self._complete(payload)
 
     def _complete(self, payload: bytes) -> None:
-        receiver = self.receiver
-        self._free()
+        receiver, self.receiver, self._body = self.receiver, None, None
+        self._pool.finished()
         if receiver is not None:
             receiver.answer_body(payload, ended=True)
         self._hand_back()
 
     def _finish(self, receiver: Receiver, head: ResponseHead, payload: bytes) -> None:
-        self._free()
+        self.receiver = self._body = None
+        self._pool.finished()
         receiver.answered(head, payload, ended=True)
         self._hand_back()
-
-    def _free(self) -> None:
-        self.receiver = None
-        self._body = None
-        pool = self._pool
-        pool.cluster.requests -= 1
-        pool.host.active -= 1
 
     def _hand_back(self) -> None:
         if self._keep and self._request_done and self.served < self._serves:

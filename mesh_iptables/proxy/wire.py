@@ -129,8 +129,8 @@ class Outside(Protocol):
         Takes both wires over; `idle` seconds without a byte end it.
         """
 
-    def date(self) -> bytes:
-        """The time of day as HTTP writes it."""
+    def date_line(self) -> bytes:
+        """The field line `date`, with the time of day as HTTP writes it."""
 
     def chance(self) -> float:
         """A random number from 0 up to, but not including, 1."""

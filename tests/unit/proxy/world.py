@@ -152,8 +152,8 @@ class World:
         self.relayed.append((client, upstream))
         self.relay_done = done
 
-    def date(self) -> bytes:
-        return b"Thu, 01 Jan 1970 00:00:00 GMT"
+    def date_line(self) -> bytes:
+        return b"date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
 
     def chance(self) -> float:
         return self.fraction
