@@ -22,12 +22,16 @@ class AnswerHead:
         self.dated = any(name == "date" for name, _ in fields)
         self._encoded: bytes | None = None
 
+    def plain(self) -> bytes:
+        """Status line and fields for HTTP/1.1, without the empty line; made once."""
+        if self._encoded is None:
+            self._encoded = self._encode("HTTP/1.1", "")
+        return self._encoded
+
     def http1(self, *, minor: int, coded: bool) -> bytes:
         """Status line and fields, without the empty line; `coded`: announce the chunked coding."""
         if minor == 1 and not coded:
-            if self._encoded is None:
-                self._encoded = self._encode("HTTP/1.1", "")
-            return self._encoded
+            return self.plain()
         return self._encode(f"HTTP/1.{minor}", "transfer-encoding: chunked\r\n" if coded else "")
 
     def _encode(self, version: str, framing: str) -> bytes:

@@ -93,7 +93,7 @@ class Express:
         if surroundings.logging:
             self._log(head.status, len(payload))
         self._connection = None
-        client.answer(answer, lines, payload, ended=True)
+        client.answer_whole(answer, lines, payload)
 
     def _log(self, status: int, sent: int) -> None:
         exchange = self._promoted()

@@ -324,6 +324,14 @@ class HttpConnection:
         else:
             self._answering = True
 
+    def answer_whole(self, head: AnswerHead, extra: bytes, payload: bytes) -> None:
+        """Like `answer`, for all of an answer; short where nothing is out of the ordinary."""
+        if self._close or self._is_head or self._minor != 1 or self._buffer or self._paused or head.framing < 0:
+            self.answer(head, extra, payload, ended=True)
+            return
+        self._exchange = None
+        self._wire.send(b"%b%b\r\n%b" % (head.plain(), extra, payload))
+
     def _send_head(self, head: AnswerHead, extra: bytes, payload: bytes, chunked: bool, ended: bool) -> None:
         if self._body is not None:
             self._close = True
