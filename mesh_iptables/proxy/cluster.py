@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from mesh_iptables.policy.model import Cluster, ClusterKind, Endpoint, TlsOrigination, UpstreamProtocol
@@ -19,6 +20,7 @@ from mesh_iptables.proxy.wire import Address, Failure, Handler, Outside, TlsClie
 _HTTP2_POOL = " by HTTP/2"  # no host name has a blank
 _FIRST_LOOK_UP = 1.0  # seconds that requests wait for it
 _SWEEP = 30.0  # seconds between looks at idle connections
+_STARTED_AT_ONCE = 64  # clusters
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,12 +500,19 @@ class Clusters:
         self._names = names
         self._make = make
         self._states: dict[str, ClusterState] = {}
+        self._retired = False
 
     def start(self) -> None:
-        """Begin to resolve names."""
-        for name, config in self._configs.items():
-            if config.kind in (ClusterKind.STRICT_DNS, ClusterKind.LOGICAL_DNS):
-                self.get(name)
+        """Begin to resolve names, a few at a time: what passes must not wait for thousands."""
+        resolved = (ClusterKind.STRICT_DNS, ClusterKind.LOGICAL_DNS)
+        self._start_some(iter([name for name, config in self._configs.items() if config.kind in resolved]))
+
+    def _start_some(self, names: Iterator[str]) -> None:
+        some = list(islice(names, _STARTED_AT_ONCE))
+        for name in some:
+            self.get(name)
+        if some and not self._retired:
+            self._outside.call_later(0.0, lambda: self._start_some(names))
 
     def get(self, name: str) -> ClusterState | None:
         """None when the policy has no such cluster."""
@@ -515,6 +524,7 @@ class Clusters:
 
     def retire(self) -> None:
         """See `ClusterState.retire`."""
+        self._retired = True
         for state in self._states.values():
             state.retire()
 
