@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 
 from mesh_iptables.dialects import dialect
-from mesh_iptables.inject.annotations import ANNOTATIONS, OTHERS, parse_ports, without
+from mesh_iptables.inject.annotations import ANNOTATIONS, parse_ports, without
 from mesh_iptables.inject.emit import json
 from mesh_iptables.inject.manifest import inject
-from mesh_iptables.inject.values import STATUS, Data, Settings
+from mesh_iptables.inject.values import Data, Settings
 
 from .samples import pod
 from .test_manifest import refusal, words
@@ -148,10 +145,3 @@ def test_excluded_ports_are_taken_out_of_a_list() -> None:
 @pytest.mark.parametrize("text", ["33", "23-23", "25-27", "0-65535", "25:27", "1,2,", ""])
 def test_ports_and_ranges_are_read(text: str) -> None:
     assert parse_ports(text) is not None
-
-
-def test_the_reference_lists_exactly_what_is_read() -> None:
-    page = Path(__file__).parents[3] / "docs" / "reference" / "annotations.md"
-    rows = re.findall(r"^\| `([^`]+)` \|", page.read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted([*(annotation.name for annotation in ANNOTATIONS), *OTHERS])
-    assert STATUS in rows
