@@ -508,10 +508,10 @@ class Clusters:
         self._start_some(iter([name for name, config in self._configs.items() if config.kind in resolved]))
 
     def _start_some(self, names: Iterator[str]) -> None:
-        some = list(islice(names, _STARTED_AT_ONCE))
+        some = [] if self._retired else list(islice(names, _STARTED_AT_ONCE))
         for name in some:
             self.get(name)
-        if some and not self._retired:
+        if some:
             self._outside.call_later(0.0, lambda: self._start_some(names))
 
     def get(self, name: str) -> ClusterState | None:
