@@ -274,7 +274,6 @@ class ClusterState:
         waits = config.kind in (ClusterKind.STRICT_DNS, ClusterKind.LOGICAL_DNS) and bool(config.endpoints)
         self.immediate = config.kind is not ClusterKind.FORWARD and not waits
         self._first: list[tuple[Wanted, Callable[[Host | None], None]]] = []
-        self.pick = self._original if config.kind is ClusterKind.ORIGINAL_DST else self._balanced
         self.speaks_http1 = config.protocol is not UpstreamProtocol.HTTP2  # to clients that do
         self.named_pools = config.tls is not None and config.tls.sni_from_host
         self.sweeping = False
@@ -344,12 +343,6 @@ class ClusterState:
         else:
             self._first.append((wanted, chosen))
 
-    def _original(self, wanted: Wanted) -> Host | None:
-        address = wanted.original
-        if self.config.port_override:
-            address = address[0], self.config.port_override
-        return self._by_address.get(address) or self._host_at(address)
-
     def _forward(self, wanted: Wanted, chosen: Callable[[Host | None], None]) -> None:
         def told(resolution: Resolution) -> None:
             if resolution.addresses:
@@ -368,7 +361,8 @@ class ClusterState:
             host = self._by_address[address] = Host(address)
         return host
 
-    def _balanced(self, wanted: Wanted) -> Host | None:
+    def pick(self, wanted: Wanted) -> Host | None:
+        """The host for a request or connection, if that can be said at once; see `immediate`."""
         hosts = self._hosts
         if self.ejected:
             hosts = self._healthy()
@@ -472,6 +466,7 @@ class ClusterState:
         self.retired = True
         for stop in self._unwatch:
             stop()
+        self._unwatch.clear()  # they lead back to here, and thousands of circles take long to collect
         for pool in self._pools():
             pool.drop_idle(float("inf"))
 
@@ -482,6 +477,16 @@ class ClusterState:
     def hosts(self) -> list[Host]:
         """For dumps."""
         return list(self._by_address.values())
+
+
+class _OriginalDst(ClusterState):
+    """A cluster whose host is where the client connected."""
+
+    def pick(self, wanted: Wanted) -> Host | None:
+        address = wanted.original
+        if self.config.port_override:
+            address = address[0], self.config.port_override
+        return self._by_address.get(address) or self._host_at(address)
 
 
 def tls_client(tls: TlsOrigination, name: str, alpn: tuple[str, ...] = ()) -> TlsClient:
@@ -518,8 +523,9 @@ class Clusters:
         """None when the policy has no such cluster."""
         state = self._states.get(name)
         if state is None and name in self._configs:
-            state = ClusterState(self._configs[name], self._outside, self._names, self._make)
-            self._states[name] = state
+            config = self._configs[name]
+            kind = _OriginalDst if config.kind is ClusterKind.ORIGINAL_DST else ClusterState
+            state = self._states[name] = kind(config, self._outside, self._names, self._make)
         return state
 
     def retire(self) -> None:
