@@ -67,6 +67,9 @@ def proxy(
 ) -> int:
     """Decide for every redirected connection where it may go.
 
+    A rejected document stops the start: without it more could be allowed than was written. Only those that open
+    and never close are left out: WorkloadEntry, and of profile osm all but MeshConfig.
+
     SIGHUP reads the policy anew; a broken one leaves the running policy in force. SIGTERM drains and ends.
     """
     policy = request.policy(_report)
