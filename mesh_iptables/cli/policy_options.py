@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -34,12 +34,13 @@ class PolicyRequest:
     allow: tuple[str, ...]
     strict: bool
     settings: Settings
+    _pipes: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def compiled(self) -> Compiled:
         """Read the files anew and compile them. Raises UsageError for a file that cannot be read."""
         from mesh_iptables.policy.compile import compile_sources
 
-        return compile_sources(read_sources(self.paths), self.allow, self.settings, strict=self.strict)
+        return compile_sources(read_sources(self.paths, self._pipes), self.allow, self.settings, strict=self.strict)
 
     def policy(self, report: Callable[[Complaint], None]) -> EgressPolicy:
         """The policy, after all there is to complain went to `report`. Raises PolicyError if nothing compiles."""
@@ -47,7 +48,9 @@ class PolicyRequest:
         for complaint in compiled.complaints:
             report(complaint)
         if compiled.policy is None:
-            raise PolicyError("the policy does not compile")
+            raise PolicyError(
+                "the policy does not compile: without what is rejected it could allow more than was written"
+            )
         return compiled.policy
 
 
@@ -138,20 +141,21 @@ def _request(options: dict[str, object]) -> PolicyRequest:
     return PolicyRequest(paths, allow, bool(given["strict"]), settings)
 
 
-def read_sources(paths: Iterable[str]) -> list[tuple[str, bytes]]:
+def read_sources(paths: Iterable[str], pipes: dict[str, bytes]) -> list[tuple[str, bytes]]:
     """The content of files; a directory means every YAML file in it, by name, and `-` standard input.
 
+    A pipe gives its content once: `pipes` keeps it for the next time, which would see an empty policy otherwise.
     Raises UsageError for what cannot be read.
     """
-    return [source for path in paths for source in _read(path)]
+    return [source for path in paths for source in _read(path, pipes)]
 
 
-def _read(path: str) -> Iterator[tuple[str, bytes]]:
+def _read(path: str, pipes: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     try:
         if not path:
             raise ValueError("is empty")
-        if path == "-":
-            yield "standard input", sys.stdin.buffer.read()
+        if path == "-" or Path(path).is_fifo():
+            yield "standard input" if path == "-" else path, _read_pipe(path, pipes)
         elif Path(path).is_dir():
             for file in sorted(Path(path).iterdir()):
                 if file.suffix in SUFFIXES and file.is_file():
@@ -161,6 +165,12 @@ def _read(path: str) -> Iterator[tuple[str, bytes]]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"--policy: {path}: {reason}") from error
+
+
+def _read_pipe(path: str, pipes: dict[str, bytes]) -> bytes:
+    if path not in pipes:
+        pipes[path] = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    return pipes[path]
 
 
 CA_BUNDLES = (

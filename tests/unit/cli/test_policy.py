@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from mesh_iptables.cli.policy import policy
+from mesh_iptables.cli.policy_options import read_sources
 from mesh_iptables.errors import PolicyError, UsageError
 
 _GOOD = """\
@@ -33,6 +35,14 @@ def folder(tmp_path: Path) -> Path:
 
 def _run(*words: object, env: dict[str, str] | None = None) -> Result:
     return CliRunner().invoke(policy, [str(word) for word in words], env=env, standalone_mode=False)
+
+
+def test_standard_input_is_still_known_when_it_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(_GOOD.encode())))
+    pipes: dict[str, bytes] = {}
+    first = read_sources(["-"], pipes)
+    assert first == [("standard input", _GOOD.encode())]
+    assert read_sources(["-"], pipes) == first  # and not an empty policy, which allows more
 
 
 def test_check_is_silent_about_a_good_directory(folder: Path) -> None:
