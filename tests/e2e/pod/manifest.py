@@ -51,26 +51,36 @@ class Capture:
 
 def injected_pod(name: str, *words: str) -> str:
     """What `mesh-iptables inject` makes of the application alone, in the form that podman 4 can play."""
-    images = ("--init-image", INIT, "--proxy-image", PROXY, "--pull-policy", "Never")
-    options = ("--sidecar", "classic", "--config-map", f"{name}-policy", *images, *words)
-    command = [sys.executable, "-m", "mesh_iptables", "inject", "-f", "-", *options]
-    plain = json.dumps(_pod(name, {"containers": [_app()]}))
-    done = subprocess.run(command, input=plain, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    manifest = YAML(typ="safe").load(done.stdout)
-    _suit_podman(manifest)
+    manifest = _injected(_pod(name, {"containers": [_app()]}), "classic", *words)
     return json.dumps(_policy(f"{name}-policy")) + "\n---\n" + json.dumps(manifest)
 
 
-def _suit_podman(manifest: dict[str, Any]) -> None:
-    """Take out what podman 4 does not know, besides native sidecars."""
-    # it holds annotations to the 63 characters that Kubernetes allows labels
-    del manifest["metadata"]["annotations"]["mesh-iptables/status"]
-    for container in manifest["spec"]["containers"]:
-        for variable in container.get("env", ()):
-            if variable.get("valueFrom") == {"fieldRef": {"fieldPath": "metadata.namespace"}}:
-                del variable["valueFrom"]
-                variable["value"] = "default"
+def natively_injected(name: str, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A Pod with an init container of its own behind a native sidecar; and the ConfigMap."""
+    asks = ["http://allowed.example/", "http://refused.example/"]
+    migrate = {**_app(), "name": "migrate", "command": [*client_command(*asks)]}
+    plain = _pod(name, {"initContainers": [migrate], "containers": [_app()]})
+    return _injected(plain, "native", "--order", "first", *words), _policy(f"{name}-policy")
+
+
+def _injected(plain: dict[str, Any], sidecar: str, *words: str) -> dict[str, Any]:
+    images = ("--init-image", INIT, "--proxy-image", PROXY, "--pull-policy", "Never")
+    options = ("--sidecar", sidecar, "--config-map", f"{plain['metadata']['name']}-policy", *images, *words)
+    command = [sys.executable, "-m", "mesh_iptables", "inject", "-f", "-", *options]
+    done = subprocess.run(command, input=json.dumps(plain), capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    manifest: dict[str, Any] = YAML(typ="safe").load(done.stdout)
+    for container in (*manifest["spec"]["initContainers"], *manifest["spec"]["containers"]):
+        _fill_in(container)
+    return manifest
+
+
+def _fill_in(container: dict[str, Any]) -> None:
+    """The namespace: podman 4 knows no `metadata.namespace`."""
+    for variable in container.get("env", ()):
+        if variable.get("valueFrom") == {"fieldRef": {"fieldPath": "metadata.namespace"}}:
+            del variable["valueFrom"]
+            variable["value"] = "default"
 
 
 def pod(name: str, capture: Capture) -> str:
