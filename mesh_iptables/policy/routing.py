@@ -107,7 +107,7 @@ class RouteIndex:
         """The first rule that matches; `Deny` (404) when host or rule is missing."""
         host = request.authority.lower()
         if self.table.ignore_port:
-            host = without_port(host)
+            host = _before_port(host)
         index = self._exact.get(host)
         if index is None:
             index = by_suffix(self._suffixes, host) if self._suffixes else None
@@ -148,6 +148,12 @@ def without_port(authority: str) -> str:
     if ":" in name and not name.endswith("]"):  # an IPv6 address without brackets has no port
         return authority
     return name
+
+
+def _before_port(authority: str) -> str:
+    """What Envoy matches where ports do not count: it drops all behind the last colon, number or not."""
+    name, colon, port = authority.rpartition(":")
+    return name if colon and "]" not in port else authority
 
 
 def path_of(target: str) -> str:

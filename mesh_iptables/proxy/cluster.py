@@ -370,6 +370,14 @@ class ClusterState:
             return hosts[0]
         return self._strategy.pick(hosts, wanted.digest) if hosts else None
 
+    def refuses(self) -> bool:
+        """Whether a request that comes now is refused at once, for want of a host or by a limit."""
+        limits = self.config.limits
+        if self.requests >= limits.max_requests or self.pending >= limits.max_pending_requests:
+            return True
+        named = self.config.kind not in (ClusterKind.ORIGINAL_DST, ClusterKind.FORWARD)
+        return named and self.immediate and not (self._healthy() if self.ejected else self._hosts)
+
     def speaks_http2(self, *, to_http2_client: bool) -> bool:
         """Whether a request goes on by HTTP/2."""
         protocol = self.config.protocol

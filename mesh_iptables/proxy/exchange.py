@@ -242,6 +242,17 @@ class Exchange:
         else:
             self._route()
 
+    def asks_upstream(self) -> bool:
+        """Whether the plan surely leads to an upstream, so that no answer of our own comes before the body."""
+        routed = self.plan.routed
+        if self.plan.reply is not None or routed is None or routed.rule.fault is not None:
+            return False
+        action = routed.rule.action
+        if not isinstance(action, RouteTo) or len(action.targets) != 1:
+            return False
+        cluster = self._surroundings.clusters.get(action.targets[0].cluster)
+        return cluster is not None and not cluster.refuses()
+
     def body(self, payload: bytes, ended: bool) -> None:
         """More of the request's body."""
         if self._over:
@@ -384,7 +395,8 @@ class Exchange:
         assert self._way is not None
         cluster = self._cluster = self._surroundings.clusters.get(self._way.cluster)
         if cluster is None:
-            self._reply(LocalReply(503, flags="NC", detail="cluster_not_found"))
+            fields = self._router.added_fields(self.plan, self._way)  # the one failure that Envoy adds them to
+            self._reply(LocalReply(503, flags="NC", detail="cluster_not_found", fields=fields))
             return
         self._attempt += 1
         if cluster.immediate:

@@ -266,7 +266,7 @@ class UntilCloseBody:
 
 
 class ChunkedBody:
-    """The chunked coding. Extensions are ignored, trailers read and dropped; lines of framing must end with CRLF."""
+    """The chunked coding. Extensions are ignored, trailers read and dropped; sizes must end with CRLF."""
 
     __slots__ = ("_buffer", "_left", "_trailers", "rest")
 
@@ -297,7 +297,7 @@ class ChunkedBody:
 
     def _line(self, data: bytes, at: int) -> int:
         """Take one line of framing; how long it was, 0 while it is incomplete."""
-        if self._left:  # only the CRLF behind the payload is left
+        if self._left:  # only the end of the line behind the payload is left
             return self._chunk_end(data, at)
         end = data.find(b"\n", at) + 1
         if not end:
@@ -311,16 +311,12 @@ class ChunkedBody:
         return end - at
 
     def _chunk_end(self, data: bytes, at: int) -> int:
-        end = data[at : at + 2]
-        if end[:1] == b"\n":  # Envoy takes it, and what is sent on is written anew
-            self._left = 0
-            return 1
-        if not b"\r\n".startswith(end):
-            raise Malformed("chunk not ended by CRLF")
-        if len(end) < 2:
-            return 0
+        # like Envoy, skip whatever stands before the end of the line: what is sent on is written anew
+        end = data.find(b"\n", at) + 1
+        if not end:
+            return len(data) - at
         self._left = 0
-        return 2
+        return end - at
 
     def _chunk_size(self, line: bytes) -> None:
         match = _CHUNK_SIZE.fullmatch(line)

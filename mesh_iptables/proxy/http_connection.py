@@ -180,14 +180,14 @@ class HttpConnection:
             self.surroundings, self.router, self, plan, self.peer, self._original, self.sni
         )
         self._upgrading = head.upgrade == "websocket"
+        if plan.wants_continue:
+            self._wire.send(_CONTINUE)
         if head.framing == 0 or self._upgrading:
             exchange.begin(b"", ended=True, host=host)
             return
-        if plan.wants_continue:
-            self._wire.send(_CONTINUE)
         self._body = body_reader(head.framing)
         # what came along of the body is read first when it saves a second send; a refusal must not wait for it
-        if plan.reply is None and self._buffer:
+        if self._buffer and exchange.asks_upstream():
             self._begin_with_body(exchange, self._body)
         else:
             exchange.begin(b"", ended=False)

@@ -215,6 +215,11 @@ class Router:
         upgrade = "websocket" if head.upgrade == "websocket" else ""
         return OutgoingHead(head.method, path, authority, fields + _framing(head, upgrade), head.framing, upgrade)
 
+    def added_fields(self, plan: Plan, way: Way) -> Fields:
+        """The fields that rule and destination give to every answer."""
+        assert plan.routed is not None
+        return operate(operate([], way.target.response_headers), plan.routed.rule.response_headers)
+
     def answer(self, plan: Plan, way: Way, head: ResponseHead) -> AnswerHead:
         """A site's answer as the client gets it; remembered like a plan while nothing is changed for one rule."""
         if not way.plain:

@@ -8,30 +8,48 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
 from . import clients
-from .clients import Answer
+from .clients import Answer, Piece
 from .engines import Engine, EngineError, Settings, yaml_stream
-from .generator import Do, Document, Trial, random_trial
+from .generator import Trial, random_trial
+from .random_requests import Do
 from .say import say
-from .schema import Http, Identity, Tcp, Tls
+from .schema import Curl, Http, Identity, Tcp, Tls, expand
+from .vocabulary import Document, Fields
 from .world import World, build
 
 Outcome: TypeAlias = dict[str, Any]
+Outcomes: TypeAlias = list[Outcome]  # one, unless chance decides
 
 ENGINES = ("envoy", "python")
-SETTLE = 0.4  # seconds for the first look-ups
-SHRINK_LIMIT = 60  # trials per disagreement
+SHRINK_LIMIT = 60.0  # seconds per disagreement
+LATE = 0.7  # seconds; every delay of a trial is well below or well above
 VOLATILE = {"x-request-id", "x-envoy-upstream-service-time", "date", "x-upstream-conn"}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for first look-ups, and how often to repeat what chance decides, for how long at most."""
+
+    settle: float
+    repeats: int
+    seconds: float
+
+
+SWIFT = Patience(settle=0.4, repeats=9, seconds=1.0)
+THOROUGH = Patience(settle=1.0, repeats=40, seconds=15.0)
 
 
 class Comparison:
@@ -39,56 +57,84 @@ class Comparison:
         self._world = world
         self._count = 0
 
-    def outcomes(self, trial: Trial, engine: str) -> list[Outcome]:
+    def outcomes(self, trial: Trial, engine: str, patience: Patience) -> list[Outcomes]:
         """What each action gives with this engine; one failure for all where it does not start."""
         self._count += 1
         client = msgspec.convert(trial.client, Identity)
-        settings = Settings(engine, trial.profile, trial.compat, {}, client)
+        settings = Settings(engine, trial.profile, trial.compat, trial.options, client)
         running = Engine(self._world, settings, list(trial.policies), f"{engine}{self._count}")
         try:
             running.wait_until_ready()
-            time.sleep(SETTLE)
-            return [self._outcome(action) for action in trial.actions]
+            time.sleep(patience.settle)
+            return [self._occurring(action, trial, patience) for action in trial.actions]
         except EngineError as error:
-            return [{"engine": str(error)[-300:]}] * len(trial.actions)
+            return [[{"engine": str(error)[-300:]}]] * len(trial.actions)
         finally:
             running.stop()
 
-    def disagreements(self, trial: Trial) -> list[tuple[Do, Outcome, Outcome]]:
-        """Actions with two outcomes. A difference must show again, alone: the first request may have been early."""
-        first, second = (self.outcomes(trial, engine) for engine in ENGINES)
-        suspects = [a for a, left, right in zip(trial.actions, first, second, strict=True) if left != right]
-        if not suspects:
+    def _occurring(self, action: Do, trial: Trial, patience: Patience) -> Outcomes:
+        """The outcome of an action; where chance has a say all that occur, in a fixed order."""
+        limit = time.monotonic() + patience.seconds
+        found = [self._outcome(action)]
+        for _ in range(patience.repeats if trial.chance else 0):
+            if time.monotonic() < limit and (outcome := self._outcome(action)) not in found:
+                found.append(outcome)
+        return sorted(found, key=repr)
+
+    def disagreements(self, trial: Trial) -> list[tuple[Do, Outcomes, Outcomes]]:
+        """Actions with two outcomes. A difference must show again: the first time chance or haste may have made it."""
+        found = self._differing(trial, SWIFT)
+        if not found:
             return []
-        again = replace(trial, actions=tuple(suspects))
-        left, right = (self.outcomes(again, engine) for engine in ENGINES)
-        return [each for each in zip(suspects, left, right, strict=True) if each[1] != each[2]]
+        # without chance all actions again: a proxy remembers failures, so that earlier actions may matter
+        again = replace(trial, actions=tuple(action for action, _, _ in found)) if trial.chance else trial
+        suspects = [action for action, _, _ in found]
+        return [each for each in self._differing(again, THOROUGH) if each[0] in suspects]
+
+    def _differing(self, trial: Trial, patience: Patience) -> list[tuple[Do, Outcomes, Outcomes]]:
+        left, right = (self.outcomes(trial, engine, patience) for engine in ENGINES)
+        return [each for each in zip(trial.actions, left, right, strict=True) if each[1] != each[2]]
 
     def _outcome(self, action: Do) -> Outcome:
-        [(kind, fields)] = action.items()
+        """What one action gave; every use of `{{uniq}}` is a new one, of the same length."""
+        self._count += 1
+        uniq = f"u{self._count:09d}"
+        [(kind, fields)] = expand(action, uniq).items()
+        outcome = self._of_kind(kind, fields)
+        return cast(Outcome, json.loads(json.dumps(outcome).replace(uniq, "uniq")))
+
+    def _of_kind(self, kind: str, fields: Fields) -> Outcome:
         if kind == "http":
-            return _answer(clients.http(msgspec.convert(fields, Http))[0])
+            http = msgspec.convert(fields, Http)
+            return {"answers": [_answer(each) for each in clients.http(http)]}
         if kind == "tls":
             seen = clients.tls(msgspec.convert(fields, Tls), self._world.lab_root)
-            return {"handshake": seen.result, "peer": seen.peer}
+            inside = {"inside": _answer(seen.answer)} if seen.answer else {}
+            return {"handshake": seen.result, "peer": seen.peer, **inside}
+        if kind == "curl":
+            ran = clients.curl(msgspec.convert(fields, Curl), self._world.lab_root)
+            # 52: closed, 56: reset, which depends on what the proxy has read by then
+            return {"exit": 52 if ran.exit == 56 else ran.exit, **_curl_answer(ran.out)}
         dialogue = clients.tcp(msgspec.convert(fields, Tcp))
-        pieces = [(piece.data.decode("latin-1"), piece.end) for piece in dialogue.pieces]
-        return {"connect": dialogue.connect, "recv": pieces}
+        return {"connect": dialogue.connect, "recv": [_piece(piece) for piece in dialogue.pieces]}
 
-    def shrink(self, trial: Trial) -> Trial:
-        """A smaller policy that still divides the engines on the trial's one action."""
-        for _ in range(SHRINK_LIMIT):
-            smaller = next((each for each in _smaller(trial) if self._tries(each)), None)
+    def shrink(self, trial: Trial, number: int) -> Trial:
+        """A smaller trial that still divides the engines: its action `number`, after as few others as possible."""
+        alone = replace(trial, actions=(trial.actions[number],))
+        trial = alone if self._divides(alone) else replace(trial, actions=trial.actions[: number + 1])
+        limit = time.monotonic() + SHRINK_LIMIT
+        while time.monotonic() < limit:
+            smaller = next((each for each in _smaller(trial) if time.monotonic() < limit and self._divides(each)), None)
             if smaller is None:
                 return trial
             trial = smaller
         return trial
 
-    def _tries(self, trial: Trial) -> bool:
-        left, right = (self.outcomes(trial, engine) for engine in ENGINES)
-        if any("engine" in each for each in [*left, *right]):
+    def _divides(self, trial: Trial) -> bool:
+        left, right = (self.outcomes(trial, engine, SWIFT) for engine in ENGINES)
+        if any("engine" in outcome for each in [*left, *right] for outcome in each):
             return False
-        return left != right
+        return left[-1] != right[-1]
 
 
 def _answer(answer: Answer) -> Outcome:
@@ -105,7 +151,30 @@ def _answer(answer: Answer) -> Outcome:
         body = {**echo, "headers": kept}
     names = sorted(pair if pair[0] not in VOLATILE else (pair[0], "*") for pair in answer.headers)
     lengthless = [pair for pair in names if pair[0] != "content-length" or not isinstance(body, dict)]
-    return {"status": answer.status, "headers": lengthless, "body": body, "cut": answer.body_error}
+    outcome = {"status": answer.status, "headers": lengthless, "body": body, "cut": answer.body_error}
+    outcome |= {"interim": answer.interim, "tunnel": answer.tunnel}
+    # how soon a broken answer is followed by the end is left to the proxy
+    return outcome | {"late": answer.elapsed > LATE and not answer.body_error}
+
+
+def _curl_answer(out: str) -> Outcome:
+    """What curl printed with -i: the last head before the body, like any other answer."""
+    head, _, body = out.replace("\r\n", "\n").partition("\n\n")
+    if head.startswith("HTTP/1.1 101"):
+        head, _, body = body.partition("\n\n")
+    line, *fields = head.split("\n")
+    pairs = [(name.lower(), value.strip()) for name, _, value in (each.partition(":") for each in fields)]
+    return {"line": line.strip(), "answer": _answer(Answer(headers=pairs, body=body.encode()))}
+
+
+def _piece(piece: Piece) -> tuple[str, str | None]:
+    return _without_volatile(piece.data.decode("latin-1")), piece.end
+
+
+def _without_volatile(text: str) -> str:
+    """The bytes of an HTTP answer over plain TCP, without what differs from one answer to the next."""
+    text = re.sub(r"(?mi)^(date|x-upstream-conn|x-envoy-upstream-service-time): [^\r\n]*", r"\1: *", text)
+    return re.sub(r'("x-request-id", )"[^"]*"', r'\1"*"', text)
 
 
 # --- shrinking ----------------------------------------------------------------------------------------
@@ -113,6 +182,8 @@ def _answer(answer: Answer) -> Outcome:
 
 def _smaller(trial: Trial) -> Iterator[Trial]:
     documents = list(trial.policies)
+    for number in range(len(trial.actions) - 1):
+        yield replace(trial, actions=trial.actions[:number] + trial.actions[number + 1 :])
     for number in range(len(documents) - 1, -1, -1):
         yield replace(trial, policies=tuple(documents[:number] + documents[number + 1 :]))
     for number, document in enumerate(documents):
@@ -140,17 +211,18 @@ def _smaller_values(value: Any) -> Iterator[Any]:
 _NEEDED = {"hosts", "ports", "number", "name", "protocol", "destination", "host", "sources", "kind", "namespace"}
 
 
-def as_fixture(trial: Trial, identity: str, envoy: Outcome, python: Outcome) -> str:
+def as_fixture(trial: Trial, identity: str, envoy: Outcomes, python: Outcomes) -> str:
     """The disagreement as a fixture, for the person who mends it."""
     fixture: dict[str, Any] = {
         "schema": "egress-fixture/1",
         "id": identity,
         "profile": trial.profile,
         **({"compat": trial.compat} if trial.compat else {}),
+        "options": trial.options,
         "world": "world.yaml",
         "client": trial.client,
         "policies": list(trial.policies),
-        "cases": [{"id": "difference", "do": trial.actions[0], "expect": {}}],
+        "cases": [{"id": f"step{n}", "do": action, "expect": {}} for n, action in enumerate(trial.actions)],
     }
     notes = "".join(f"# {engine}: {said}\n" for engine, said in (("envoy", envoy), ("python", python)))
     return notes + yaml_stream([copy.deepcopy(fixture)])
@@ -161,9 +233,9 @@ def compare(comparison: Comparison, trial: Trial, name: str, *, shrink: bool, te
     found = comparison.disagreements(trial)
     for number, (action, envoy, python) in enumerate(found):
         tell(f"DIFFERS {name} {action}\n    envoy  {envoy}\n    python {python}")
-        if shrink and number == 0 and "engine" not in envoy and "engine" not in python:
-            small = comparison.shrink(replace(trial, actions=(action,)))
-            left, right = (comparison.outcomes(small, engine)[0] for engine in ENGINES)
+        if shrink and number == 0 and "engine" not in envoy[0] and "engine" not in python[0]:
+            small = comparison.shrink(trial, trial.actions.index(action))
+            left, right = (comparison.outcomes(small, engine, SWIFT)[-1] for engine in ENGINES)
             tell(as_fixture(small, f"differs-{name}", left, right))
     return len(found)
 
@@ -178,13 +250,15 @@ def main() -> None:
     parser.add_argument("--requests", type=int, required=True)
     parser.add_argument("--shrink", action="store_true")
     options = parser.parse_args()
-    clients.ANSWER_LIMIT = clients.HANDSHAKE_LIMIT = 4.0
+    clients.ANSWER_LIMIT = clients.HANDSHAKE_LIMIT = 3.0
     with build(options.world, options.pki, options.folder) as world:
         comparison = Comparison(world)
         for number in options.numbers:
+            started = time.monotonic()
             trial = random_trial(Random(f"{options.seed}:{number}"), options.requests)
             differing = compare(comparison, trial, str(number), shrink=options.shrink, tell=say)
-            say(f"policy {number} {trial.profile} {len(trial.actions) - differing}/{len(trial.actions)}")
+            took = time.monotonic() - started
+            say(f"policy {number} {trial.profile} {len(trial.actions) - differing}/{len(trial.actions)} {took:.0f} s")
 
 
 if __name__ == "__main__":

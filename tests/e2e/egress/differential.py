@@ -39,7 +39,7 @@ def run_numbers(numbers: list[int], seed: str, requests: int, *, shrink: bool) -
             assert process.stdout is not None
             for line in process.stdout:
                 say(line.rstrip("\n"))
-                if counted := re.match(r"policy \d+ \w+ (\d+)/(\d+)$", line):
+                if counted := re.match(r"policy \d+ \w+ (\d+)/(\d+) ", line):
                     agreed += int(counted[1])
                     total += int(counted[2])
     finally:

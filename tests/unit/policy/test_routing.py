@@ -166,6 +166,11 @@ def test_only_a_number_is_a_port(authority: str, name: str) -> None:
     assert without_port(authority) == name
 
 
+def test_where_ports_do_not_count_neither_does_what_stands_in_their_place() -> None:
+    table = RouteTable("80", _HOSTS, ignore_port=True)
+    assert _by_host(table, "a.x:", "a.x:b", "a.x.:80") == ["a", "a", "a"]
+
+
 def _rule(rewrite: Rewrite, path: StringMatch | None = None) -> Rule:
     return Rule("it", RequestMatch(path=path), _ACTION, rewrite=rewrite)
 

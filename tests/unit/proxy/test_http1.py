@@ -225,7 +225,6 @@ def test_what_follows_a_chunked_body_is_left() -> None:
         b"0x1\r\n",
         b"1 1\r\n",
         b"1\nab",
-        b"1\r\nab\r\n",
         b"1000000000000000\r\n",
         b"0\r\nbad trailer\r\n\r\n",
         b"0\r\nx: y\n\r\n",
@@ -235,6 +234,10 @@ def test_what_follows_a_chunked_body_is_left() -> None:
 def test_a_bad_chunk_is_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         body([data])
+
+
+def test_what_stands_between_a_chunk_and_the_end_of_its_line_is_skipped() -> None:
+    assert fed(body, b"1\r\nab c\r\n0\r\n\r\n", b"GET / HTTP/1.1\r\n") == (b"a", True)
 
 
 def test_a_body_of_known_length_ends_with_it() -> None:
