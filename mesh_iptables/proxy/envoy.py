@@ -7,6 +7,7 @@ a file system that may be read-only; only one too long for that becomes a tempor
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import secrets
@@ -23,6 +24,7 @@ from mesh_iptables.policy.model import EgressPolicy
 _HEARD = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _DRAIN = 5  # seconds in which an old epoch, or all on stopping, may finish what is under way
 _LOG_FLUSH_MS = 200
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _MAX_ARGUMENT = 120_000  # the kernel takes no longer ones (MAX_ARG_STRLEN)
 
 Say = Callable[[str], None]
@@ -53,6 +55,7 @@ class EnvoyEngine:
         self._epoch = 0
         self._children: list[subprocess.Popen[bytes]] = []
         self._files: list[str] = []
+        self._before_exec = _bound_to_us()
 
     def run(self, policy: EgressPolicy) -> int:
         """Serve until SIGTERM or SIGINT (0), or until Envoy ends by itself (its status)."""
@@ -73,7 +76,7 @@ class EnvoyEngine:
         words = ["--restart-epoch", str(self._epoch), "--base-id", str(self._base_id)]
         words += ["--drain-time-s", str(_DRAIN), "--parent-shutdown-time-s", str(_DRAIN + 1)]
         words += ["--file-flush-interval-msec", str(_LOG_FLUSH_MS), "--log-level", "warning"]
-        self._children.append(subprocess.Popen([*self._words(policy), *words], preexec_fn=_unblock))
+        self._children.append(subprocess.Popen([*self._words(policy), *words], preexec_fn=self._before_exec))
         self._epoch += 1
 
     def _words(self, policy: EgressPolicy) -> list[str]:
@@ -81,15 +84,18 @@ class EnvoyEngine:
         text = json.dumps(bootstrap(policy, self._site))
         if len(text) < _MAX_ARGUMENT:
             return [self._binary, "--config-yaml", text, "--concurrency", "1"]
-        with tempfile.NamedTemporaryFile("w", prefix="mesh-iptables-", suffix=".json", delete=False) as file:
-            file.write(text)
-        self._files.append(file.name)
+        try:  # Envoy takes no file below /dev or /proc, so there is no way around one
+            with tempfile.NamedTemporaryFile("w", prefix="mesh-iptables-", suffix=".json", delete=False) as file:
+                self._files.append(file.name)
+                file.write(text)
+        except OSError as error:
+            raise MachineError(f"--engine envoy: a policy of this size needs a writable TMPDIR: {error}") from error
         return [self._binary, "-c", file.name, "--concurrency", "1"]
 
     def _validate(self, policy: EgressPolicy) -> None:
         """Raises PolicyError with Envoy's own words."""
         words = [*self._words(policy), "--mode", "validate", "--use-dynamic-base-id"]
-        done = subprocess.run(words, preexec_fn=_unblock, capture_output=True, text=True, check=False)
+        done = subprocess.run(words, preexec_fn=self._before_exec, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines()
             raise PolicyError(f"Envoy refuses the policy: {lines[-1] if lines else 'no reason given'}")
@@ -131,5 +137,17 @@ class EnvoyEngine:
         return 0
 
 
-def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+def _bound_to_us() -> Callable[[], None]:
+    """What a child does before it becomes Envoy: hear signals again, and promise to end with its parent.
+
+    The kernel keeps that promise when the *thread* that made the child ends; ours is the only one.
+    """
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # loading it after the fork would not be safe
+
+    def before_exec() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), *[ctypes.c_ulong(0)] * 3)
+        if os.getppid() != parent:  # it ended before the promise
+            os._exit(1)
+
+    return before_exec
