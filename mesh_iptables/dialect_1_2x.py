@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh_iptables.dialects import FORMATS, Dialect, Probe, Task
+from mesh_iptables.dialect import FORMATS, Dialect, Probe, Task
 from mesh_iptables.options_1_2x import ISTIO_1_2X, configure, gather, run_settings, warnings
 from mesh_iptables.plan import istio_1_2x
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mesh_iptables.config_1_2x import Config, RunSettings
-    from mesh_iptables.dialects import Surroundings
+    from mesh_iptables.dialect import Surroundings
     from mesh_iptables.options import ReadFile, Request, Setting
     from mesh_iptables.spelling import Names
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mesh_iptables.apply import Applied, Backend
     from mesh_iptables.apply.lock import Lock
     from mesh_iptables.apply.restore import Flavour
-    from mesh_iptables.dialects import Native
+    from mesh_iptables.dialect import Native
     from mesh_iptables.model import Plan
     from mesh_iptables.ruleset import Ruleset
 

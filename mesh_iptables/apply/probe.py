@@ -15,7 +15,7 @@ from mesh_iptables.errors import ProbeFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mesh_iptables.dialects import Probe
+    from mesh_iptables.dialect import Probe
 
 SOL_IP, SOL_IPV6, ORIGINAL_DESTINATION = 0, 41, 80
 LISTEN = {4: "127.0.0.1", 6: "::1"}

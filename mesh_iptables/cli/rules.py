@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from mesh_iptables.dialects import PROGRAM_1_2X, Dialect, dialect, dialect_name, split
+from mesh_iptables.dialects import PROGRAM_1_2X, dialect, dialect_name, split
 from mesh_iptables.errors import MachineError, MeshIptablesError, UsageError, shown
 from mesh_iptables.model import Plan
 from mesh_iptables.names import SystemNames
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mesh_iptables.apply import Applied, Backend
-    from mesh_iptables.dialects import Surroundings, Task
+    from mesh_iptables.dialect import Dialect, Surroundings, Task
     from mesh_iptables.options import Request
 
 

@@ -66,7 +66,7 @@ MODULES = modules()
 
 def layer(name: str) -> int:
     head = name.partition("/")[0]
-    return next(number for number, names in enumerate(LAYERS) if head.removesuffix("_1_2x") in names)
+    return next(number for number, names in enumerate(LAYERS) if head.removesuffix("_1_2x").removesuffix("_1_0") in names)
 
 
 def imported(tree: ast.Module, *, at_run_time: bool) -> set[str]:
