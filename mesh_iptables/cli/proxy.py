@@ -132,9 +132,14 @@ def _admin_address(text: str) -> tuple[str, int]:
 def _run_envoy(request: PolicyRequest, policy: EgressPolicy, admin: str, access_log: str, *, as_json: bool) -> int:
     from mesh_iptables.policy.envoy import Site
     from mesh_iptables.proxy.envoy import EnvoyEngine
+    from mesh_iptables.proxy.own_addresses import own_networks
 
     address, port = _admin_address(admin)
-    site = Site(address, port, access_log or "/dev/null", as_json, ipv6=os.path.exists("/proc/net/if_inet6"))
+    site = Site(
+        *(address, port, access_log or "/dev/null", as_json),
+        ipv6=os.path.exists("/proc/net/if_inet6"),
+        own_addresses=tuple(str(network) for network in own_networks() if not network.is_loopback),
+    )
     return EnvoyEngine(lambda: request.policy(_report), site, _say).run(policy)
 
 

@@ -2,15 +2,18 @@
 
 Nothing here trusts an address the client chose. A name is allowed by Host (http) or by server name (tls), and then
 the proxy resolves that very name itself; a `tcp` entry connects every client of its port to its one name; an
-entry that is an address takes that destination alone. Everything else is refused.
+entry that is an address takes that destination alone. Everything else is refused. Nor does a name lead to this
+machine or its nearest neighbours (`special_addresses`), unless that very address stands on the list for that port.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address, ip_address
 
 from mesh_iptables.errors import UsageError
 from mesh_iptables.policy import hosts
@@ -47,6 +50,7 @@ _ALIASES = {"https": "tls"}
 _DEFAULTS = ((80, "http"), (443, "tls"))
 _PROTOCOL_OF = dict(_DEFAULTS)
 _REDIRECT_PORT = 15001
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _CONNECT_TIMEOUT = 10.0
 _INSPECT_TIMEOUT = 15.0
 _SYNTAX = "HOST[:PORT[/PROTOCOL]], such as packages.example.org, *.example.com:443 or db.example.com:5432/tcp"
@@ -70,13 +74,11 @@ def parse_allow(text: str) -> list[Allowed]:
     host, port, protocol = _parts(text)
     origin = Origin("--allow", 0, text)
     is_address = hosts.is_address(host)
-    if not (is_address or hosts.is_name(host) or hosts.is_wildcard(host)):
-        raise UsageError(f"--allow: '{text}' does not begin with a host; expected {_SYNTAX}")
-    host = str(ip_address(host)) if is_address else hosts.canonical(host)
+    host = _address(text, host) if is_address else _name(text, host)
     if is_address and protocol not in (None, "tcp"):
-        raise UsageError(f"--allow: '{text}' is an address, which goes with protocol tcp only")
+        raise _error(text, "is an address, which goes with protocol tcp only")
     if protocol == "tcp" and host.startswith("*"):
-        raise UsageError(f"--allow: '{text}' is a wildcard, which a tcp connection cannot be matched with")
+        raise _error(text, "is a wildcard, which a tcp connection cannot be matched with")
     if port is None:
         return [Allowed(host, number, "tcp" if is_address else name, origin) for number, name in _DEFAULTS]
     if protocol is not None or is_address:
@@ -85,45 +87,102 @@ def parse_allow(text: str) -> list[Allowed]:
     return [Allowed(host, port, name, origin) for name in names]
 
 
+def _error(text: str, complaint: str) -> UsageError:
+    shown = text if text.isprintable() else text.encode("unicode_escape").decode()
+    return UsageError(f"--allow: '{shown}' {complaint}")
+
+
 def _parts(text: str) -> tuple[str, int | None, str | None]:
     """Host, port and protocol; an IPv6 address with a port stands in brackets."""
     rest, slash, protocol = text.strip().partition("/")
+    if rest.endswith(":") and protocol.startswith("/"):
+        raise _error(text, f"is a URL; expected {_SYNTAX}")
+    if hosts.network(text.strip()) and slash:
+        raise _error(text, "is a network; of addresses only single ones can be allowed")
     protocol = _ALIASES.get(protocol.lower(), protocol.lower())
     if slash and protocol not in PROTOCOLS:
-        raise UsageError(f"--allow: '{text}': protocol '{protocol}' is not one of {', '.join(PROTOCOLS)}")
-    if hosts.is_address(rest):  # an IPv6 address without brackets is nothing but colons
-        host, port = rest, ""
-    else:
-        host, _, port = rest.rpartition(":") if ":" in rest else (rest, "", "")
-    host = host.removeprefix("[").removesuffix("]")
-    if slash and not port:
-        raise UsageError(f"--allow: '{text}' has a protocol but no port; expected {_SYNTAX}")
-    return host, _port(text, port) if port or rest.endswith(":") else None, protocol or None
+        raise _error(text, f"has protocol '{protocol}', which is not one of {', '.join(PROTOCOLS)}")
+    host, port = _host_and_port(rest)
+    if slash and port is None:
+        raise _error(text, f"has a protocol but no port; expected {_SYNTAX}")
+    return host, None if port is None else _port(text, port), protocol or None
+
+
+def _host_and_port(text: str) -> tuple[str, str | None]:
+    if hosts.is_address(text):  # an IPv6 address without brackets is nothing but colons
+        return text, None
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, port = text, ""
+    inside = host.removeprefix("[").removesuffix("]")
+    if host == f"[{inside}]" and ":" in inside:
+        host = inside
+    return host, port if colon and not text.endswith("]") else None
 
 
 def _port(text: str, port: str) -> int:
     if not (port.isascii() and port.isdecimal()) or len(port) > 5 or not 1 <= int(port) <= 65535:
-        raise UsageError(f"--allow: '{text}': port '{port}' is not a number from 1 to 65535")
+        raise _error(text, f"has port '{port}', which is not a number from 1 to 65535")
     return int(port)
+
+
+def _address(text: str, host: str) -> str:
+    address = ip_address(host)
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address  # as its clients are seen
+    if address.is_unspecified or address.is_multicast:
+        raise _error(text, "is no address that a connection can be made to")
+    return str(address)
+
+
+def _name(text: str, host: str) -> str:
+    if not (host.isascii() or "%" in host):
+        with suppress(UnicodeError):
+            raise _error(text, f"is not in ASCII; write {host.encode('idna').decode()}")
+    if not (hosts.is_name(host) or hosts.is_wildcard(host)):
+        raise _error(text, f"does not begin with a host; expected {_SYNTAX}")
+    name = hosts.canonical(host)
+    if _NUMBER.fullmatch(name.rpartition(".")[2]):  # some readers take such a name for an address
+        raise _error(text, "ends in a number, as no name does, and is no address either")
+    return name
 
 
 def compile_fence(entries: Iterable[str], settings: Settings) -> EgressPolicy:
     """The policy that allows the entries and nothing else. Raises UsageError."""
     allowed = list(dict.fromkeys(each for entry in entries for each in parse_allow(entry)))
+    redirect_port = settings.redirect_port or _REDIRECT_PORT
+    _check_redirect_port(redirect_port, allowed)
     clusters = {BLACKHOLE_CLUSTER: Cluster(BLACKHOLE_CLUSTER, ClusterKind.STATIC)}
     listeners: dict[tuple[str, int], Listener] = {}
     for key, members in _by_listener(allowed).items():
         listeners[key] = _listener(*key, members, settings)
-        clusters.update((cluster.name, cluster) for each in members for cluster in [_cluster(each)])
+        addresses = _addresses(allowed, key[1])
+        clusters.update((cluster.name, cluster) for each in members for cluster in [_cluster(each, addresses)])
     return EgressPolicy(
         profile=settings.profile,
         identity=settings.identity,
-        behaviour=behaviour_for(settings),
+        # else a search list could give a name that does not exist to whoever owns a part of that list
+        behaviour=replace(behaviour_for(settings), absolute_names=all(map(_is_absolute, allowed))),
         listeners=listeners,
         clusters=clusters,
         default=DefaultAction.BLACKHOLE,
-        redirect_port=settings.redirect_port or _REDIRECT_PORT,
+        redirect_port=redirect_port,
     )
+
+
+def _check_redirect_port(port: int, allowed: Iterable[Allowed]) -> None:
+    for each in allowed:
+        if each.port == port:
+            raise _error(each.origin.resource, f"wants the redirect port {port}, where every connection is closed")
+
+
+def _is_absolute(allowed: Allowed) -> bool:
+    return "." in allowed.host or hosts.is_address(allowed.host)
+
+
+def _addresses(allowed: Iterable[Allowed], port: int) -> tuple[str, ...]:
+    """The addresses that are allowed themselves, and so may be what an allowed name leads to."""
+    return tuple(each.host for each in allowed if each.port == port and hosts.is_address(each.host))
 
 
 def _by_listener(allowed: Iterable[Allowed]) -> dict[tuple[str, int], list[Allowed]]:
@@ -196,7 +255,7 @@ def _cluster_name(allowed: Allowed) -> str:
     return f"allow|{allowed.port}|{allowed.protocol}|requested-name"
 
 
-def _cluster(allowed: Allowed) -> Cluster:
+def _cluster(allowed: Allowed, permitted: tuple[str, ...]) -> Cluster:
     """For http and tls one per port, which resolves the name asked for; for tcp the name or address itself."""
     name = _cluster_name(allowed)
     if allowed.protocol != "tcp":
@@ -207,9 +266,12 @@ def _cluster(allowed: Allowed) -> Cluster:
             port_override=allowed.port,
             connect_timeout=_CONNECT_TIMEOUT,
             lb=LoadBalancing.CLUSTER_PROVIDED,
+            guarded=True,
+            permitted=permitted,
             origin=allowed.origin,
         )
-    kind = ClusterKind.STATIC if hosts.is_address(allowed.host) else ClusterKind.STRICT_DNS
+    is_address = hosts.is_address(allowed.host)
+    kind = ClusterKind.STATIC if is_address else ClusterKind.STRICT_DNS
     return Cluster(
         name,
         kind,
@@ -217,5 +279,7 @@ def _cluster(allowed: Allowed) -> Cluster:
         port=allowed.port,
         endpoints=(Endpoint(allowed.host, allowed.port),),
         connect_timeout=_CONNECT_TIMEOUT,
+        guarded=not is_address,
+        permitted=() if is_address else permitted,
         origin=allowed.origin,
     )

@@ -14,7 +14,8 @@ from ipaddress import ip_network
 from typing import assert_never
 
 from mesh_iptables.policy.durations import render_seconds
-from mesh_iptables.policy.envoy_clusters import cluster, dns_cache, socket_address
+from mesh_iptables.policy.envoy_clusters import cluster, dns_cache, resolved_by_filter, socket_address
+from mesh_iptables.policy.envoy_guard import fixed_name, http_guard, tcp_guard
 from mesh_iptables.policy.envoy_routes import (
     FAULT_FILTER,
     FORWARD_FILTER,
@@ -93,6 +94,7 @@ class Site:
     pod_name: str = "mesh-iptables"
     ca_bundle: str = "/etc/ssl/certs/ca-certificates.crt"
     ipv6: bool = False  # take IPv6 destinations too
+    own_addresses: tuple[str, ...] = ()  # of this machine, which a guarded name must not lead to
 
 
 def bootstrap(policy: EgressPolicy, site: Site) -> Message:
@@ -216,12 +218,8 @@ class _Writer:
 
     def _tcp_filters(self, action: TcpAction) -> Iterator[Message]:
         clusters = [self._policy.clusters.get(target.cluster) for target in action.targets]
-        first = clusters[0]
-        if first is not None and first.kind is ClusterKind.FORWARD:
-            url = f"{_NETWORK}.sni_dynamic_forward_proxy.v3.FilterConfig"
-            cache = dns_cache(self._policy.behaviour)
-            config = typed(url, port_value=first.port_override, dns_cache_config=cache)
-            yield {"name": "envoy.filters.network.sni_dynamic_forward_proxy", "typed_config": config}
+        if clusters[0] is not None:
+            yield from self._resolving_filters(clusters[0])
         idle = min((each.tcp_idle_timeout for each in clusters if each), default=3600.0)
         config = typed(
             f"{_NETWORK}.tcp_proxy.v3.TcpProxy",
@@ -231,6 +229,21 @@ class _Writer:
             **_tcp_targets(action),
         )
         yield {"name": "envoy.filters.network.tcp_proxy", "typed_config": config}
+
+    def _resolving_filters(self, cluster: Cluster) -> Iterator[Message]:
+        """What finds the address for a connection, where that is not left to the cluster."""
+        if not resolved_by_filter(cluster):
+            return
+        if cluster.host:
+            yield fixed_name(cluster)
+        behaviour = self._policy.behaviour
+        url = f"{_NETWORK}.sni_dynamic_forward_proxy.v3.FilterConfig"
+        config = typed(url, port_value=cluster.port, dns_cache_config=dns_cache(behaviour))
+        if cluster.guarded:
+            config["save_upstream_address"] = True
+        yield {"name": "envoy.filters.network.sni_dynamic_forward_proxy", "typed_config": config}
+        if cluster.guarded:
+            yield tcp_guard(cluster, self._site.own_addresses, behaviour)
 
     def _http_manager(self, routes: RouteTable, listener: str) -> Message:
         behaviour = self._policy.behaviour
@@ -258,17 +271,27 @@ class _Writer:
 
     def _http_filters(self, routes: RouteTable) -> Iterator[Message]:
         yield {"name": FAULT_FILTER, "typed_config": typed("envoy.extensions.filters.http.fault.v3.HTTPFault")}
-        if self._forwards(routes):
-            url = "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig"
-            config = typed(url, dns_cache_config=dns_cache(self._policy.behaviour))
-            yield {"name": FORWARD_FILTER, "typed_config": config}
+        forwards = self._forwards(routes)
+        if forwards:
+            yield from self._forward_filters(forwards)
         router = typed("envoy.extensions.filters.http.router.v3.Router")
         if self._policy.behaviour.header_style is HeaderStyle.TRANSPARENT:
             router["suppress_envoy_headers"] = True
         yield {"name": "envoy.filters.http.router", "typed_config": router}
 
-    def _forwards(self, routes: RouteTable) -> bool:
-        """Whether a rule leads to a cluster that resolves the name the client asked for."""
+    def _forward_filters(self, clusters: list[Cluster]) -> Iterator[Message]:
+        behaviour = self._policy.behaviour
+        url = "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig"
+        config = typed(url, dns_cache_config=dns_cache(behaviour))
+        guarded = [each for each in clusters if each.guarded]
+        if guarded:
+            config["save_upstream_address"] = True
+        yield {"name": FORWARD_FILTER, "typed_config": config}
+        if guarded:
+            yield http_guard(guarded, self._site.own_addresses, behaviour)
+
+    def _forwards(self, routes: RouteTable) -> list[Cluster]:
+        """The clusters of its rules that resolve the name the client asked for."""
         names = {
             target.cluster
             for vhost in routes.vhosts
@@ -276,8 +299,8 @@ class _Writer:
             if isinstance(rule.action, RouteTo)
             for target in rule.action.targets
         }
-        found = (self._policy.clusters.get(name) for name in names)
-        return any(each is not None and each.kind is ClusterKind.FORWARD for each in found)
+        found = (self._policy.clusters.get(name) for name in sorted(names))
+        return [each for each in found if each is not None and each.kind is ClusterKind.FORWARD]
 
     # --- access log ----------------------------------------------------------------------------------------
 

@@ -60,16 +60,26 @@ def cluster(model: Cluster, behaviour: Behaviour, ca_bundle: str) -> Message:
 
 def dns_cache(behaviour: Behaviour) -> Message:
     """The one cache of names that clients ask for; all who use it must describe it alike."""
-    return {"name": "forward", "dns_lookup_family": dns_family(behaviour)}
+    message: Message = {"name": "forward", "dns_lookup_family": dns_family(behaviour)}
+    if behaviour.absolute_names:
+        url = "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"
+        config = typed(url, dns_resolver_options={"no_default_search_domain": True})
+        message["typed_dns_resolver_config"] = {"name": "envoy.network.dns_resolver.cares", "typed_config": config}
+    return message
 
 
 def dns_family(behaviour: Behaviour) -> str:
     return "V6_ONLY" if behaviour.ipv6 else "V4_ONLY"
 
 
+def resolved_by_filter(model: Cluster) -> bool:
+    """Whether a filter finds the address before the cluster is asked, so that it can be looked at in between."""
+    return model.kind is ClusterKind.FORWARD or (model.kind is ClusterKind.STRICT_DNS and model.guarded)
+
+
 def _discovery(model: Cluster, behaviour: Behaviour) -> Message:
     match model.kind:
-        case ClusterKind.FORWARD:
+        case _ if resolved_by_filter(model):
             url = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig"
             config = typed(url, dns_cache_config=dns_cache(behaviour))
             kind = {"name": "envoy.clusters.dynamic_forward_proxy", "typed_config": config}
@@ -116,9 +126,9 @@ def _http_options(model: Cluster) -> Message:
         common["max_requests_per_connection"] = model.limits.max_requests_per_connection
     message = typed(_HTTP_OPTIONS, **_PROTOCOLS[model.protocol], common_http_protocol_options=common)
     upstream: Message = {}
-    if model.kind is ClusterKind.FORWARD or (model.tls and model.tls.sni_from_host):
+    if resolved_by_filter(model) or (model.tls and model.tls.sni_from_host):
         upstream["auto_sni"] = True
-    if model.kind is ClusterKind.FORWARD or (model.tls and model.tls.verify_host):
+    if resolved_by_filter(model) or (model.tls and model.tls.verify_host):
         upstream["auto_san_validation"] = True
     if upstream:
         message["upstream_http_protocol_options"] = upstream

@@ -33,6 +33,7 @@ from mesh_iptables.policy.model import (
 Message = dict[str, object]
 
 FAULT_FILTER = "envoy.filters.http.fault"
+_HTTP_PORT = 80
 FORWARD_FILTER = "envoy.filters.http.dynamic_forward_proxy"
 
 _REDIRECT_CODES = {
@@ -75,12 +76,12 @@ def _virtual_host(vhost: VirtualHost, clusters: Mapping[str, Cluster], *, attemp
 
 
 def _forward_name(vhost: VirtualHost, clusters: Mapping[str, Cluster]) -> Message | None:
-    """The one name and port that an exact virtual host resolves, whatever port the client writes in Host."""
+    """The one name and port that an exact virtual host resolves, where Host without a port would mean another port."""
     name = vhost.domains[0]
     if name.startswith("*") or not vhost.rules or not isinstance(vhost.rules[0].action, RouteTo):
         return None
     cluster = clusters.get(vhost.rules[0].action.targets[0].cluster)
-    if cluster is None or cluster.kind is not ClusterKind.FORWARD:
+    if cluster is None or cluster.kind is not ClusterKind.FORWARD or cluster.port_override == _HTTP_PORT:
         return None
     url = "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig"
     return typed(url, host_rewrite_literal=f"{name}:{cluster.port_override}")

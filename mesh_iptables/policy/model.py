@@ -103,6 +103,7 @@ class Behaviour:
     max_header_bytes: int = 60 * 1024
     max_headers: int = 100
     max_inspected_bytes: int = 64 * 1024
+    absolute_names: bool = False  # names are looked up as they are, not completed by the search list
     ipv6: bool = False  # look up AAAA instead of A: only in a pod that has no IPv4
 
 
@@ -520,6 +521,8 @@ class Cluster:
     limits: Limits = Limits()
     outlier: Outlier | None = None
     tls: TlsOrigination | None = None
+    guarded: bool = False  # a name must not lead to a special address or one of this machine's own
+    permitted: tuple[str, ...] = ()  # addresses that it may lead to all the same
     protocol: UpstreamProtocol = UpstreamProtocol.HTTP1
     tcp_idle_timeout: float = 3600.0
     http_idle_timeout: float = 3600.0  # of pooled connections

@@ -25,10 +25,14 @@ _STARTED_AT_ONCE = 64  # clusters
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The outcome of a look-up. `failed`: no answer could be had, which says nothing about the name."""
+    """The outcome of a look-up. `failed`: no answer could be had, which says nothing about the name.
+
+    `special` are those of the addresses that a guarded cluster must not connect to, each with what it is.
+    """
 
     addresses: tuple[str, ...] = ()
     failed: bool = False
+    special: tuple[tuple[str, str], ...] = ()
 
 
 class Names(Protocol):
@@ -261,6 +265,7 @@ class ClusterState:
         self.requests = 0
         self.retries = 0
         self.retired = False
+        self.refusal = ""  # why the last choice was nobody, if the name leads to special addresses alone
         self._names = names
         self._unwatch: list[Callable[[], None]] = []
         self._strategy: Strategy[Host] = strategy_for(config.lb, outside.chance)
@@ -315,6 +320,7 @@ class ClusterState:
         addresses = resolution.addresses
         if resolution.failed or (logical and not addresses):
             return  # the last good answer stays
+        addresses = self._usable(resolution)
         self._resolved[endpoint] = addresses[:1] if logical else addresses
         self._set_hosts(
             [((address, item.port), item.weight) for item, found in self._resolved.items() for address in found]
@@ -345,15 +351,31 @@ class ClusterState:
 
     def _forward(self, wanted: Wanted, chosen: Callable[[Host | None], None]) -> None:
         def told(resolution: Resolution) -> None:
-            if resolution.addresses:
-                chosen(self._host_at((resolution.addresses[0], self.config.port_override or wanted.original[1])))
+            addresses = self._usable(resolution)
+            if addresses:
+                host = self._host_at((addresses[0], self.config.port_override or wanted.original[1]))
+                chosen(host)
+                if not (host.connections or host.pools):  # nobody wants it any more
+                    self.tidy_host(host)
             else:
                 chosen(None)
 
+        self.refusal = ""
         if wanted.name:
             self._names.resolve(wanted.name, told)
         else:
             chosen(None)
+
+    def _usable(self, resolution: Resolution) -> tuple[str, ...]:
+        """The addresses that this cluster may connect to."""
+        special = resolution.special
+        if not (special and self.config.guarded):
+            self.refusal = ""
+            return resolution.addresses
+        refused = {address: what for address, what in special if address not in self.config.permitted}
+        usable = tuple(address for address in resolution.addresses if address not in refused)
+        self.refusal = "" if usable else ", ".join(f"{address} is {what}" for address, what in refused.items())
+        return usable
 
     def _host_at(self, address: Address) -> Host:
         host = self._by_address.get(address)

@@ -198,7 +198,8 @@ class TcpSession:
         if self._client is None:  # it went away while a name was looked up
             return
         if host is None:
-            self._fail("UH", "no_healthy_upstream")
+            refusal = self._cluster.refusal
+            self._fail("UH", f"address_refused{{{refusal}}}" if refusal else "no_healthy_upstream")
             return
         self._host = host
         host.active += 1

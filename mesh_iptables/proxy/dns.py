@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from mesh_iptables.policy.special_addresses import special
 from mesh_iptables.proxy.cluster import Resolution
 from mesh_iptables.proxy.dns_message import AAAA, NOERROR, NXDOMAIN, A, Answer, BadMessage
 from mesh_iptables.proxy.resolv import ResolvConf, candidates, is_address
@@ -17,6 +18,7 @@ from mesh_iptables.proxy.wire import Timer
 _MIN_TTL, _MAX_TTL = 1.0, 3600.0
 _FAILED_TTL = 5.0  # for names that are only resolved when asked for
 _KEPT_NAMES = 4096
+_OWN = "this machine's own"
 
 Told = Callable[[Resolution], None]
 
@@ -62,6 +64,7 @@ class Resolver:
         *,
         refresh: float = 60.0,
         ipv6: bool = False,
+        is_own: Callable[[str], bool] = lambda _address: False,
     ) -> None:
         self._clock = clock
         self._asker = asker
@@ -69,6 +72,8 @@ class Resolver:
         self.hosts = hosts
         self.refresh = refresh  # seconds until a name is asked for again that was not found
         self.ipv6 = ipv6
+        self.absolute = False  # names are not completed by the search list
+        self._is_own = is_own  # whether an address is one of this machine's
         self._entries: dict[str, _Entry] = {}
 
     def watch(self, name: str, told: Told) -> Callable[[], None]:
@@ -126,12 +131,18 @@ class Resolver:
         entry.looking = True
         known = (entry.name,) if is_address(entry.name) else self._of_family(self.hosts.get(entry.name, ()))
         if known:
-            self._settle(entry, Resolution(known), self.refresh)
+            self._settle(entry, self.found(known), self.refresh)
         else:
-            _Lookup(self, entry, candidates(entry.name, self.conf)).next_name()
+            names = [entry.name] if self.absolute else candidates(entry.name, self.conf)
+            _Lookup(self, entry, names).next_name()
 
     def _of_family(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(address for address in addresses if (":" in address) is self.ipv6)
+
+    def found(self, addresses: tuple[str, ...]) -> Resolution:
+        """What a name resolves to, and which of that is not for everybody to connect to."""
+        kinds = [(address, special(address) or (_OWN if self._is_own(address) else "")) for address in addresses]
+        return Resolution(addresses, special=tuple(kind for kind in kinds if kind[1]))
 
     def ask(self, server: str, name: str, told: Callable[[Answer | None], None]) -> None:
         """One question to one server."""
@@ -193,7 +204,7 @@ class _Lookup:
         if answer is None or answer.code not in (NOERROR, NXDOMAIN):
             self._next_server()
         elif answer.addresses:
-            self._resolver.settle(self._entry, Resolution(answer.addresses), answer.ttl)
+            self._resolver.settle(self._entry, self._resolver.found(answer.addresses), answer.ttl)
         else:
             self._names.pop(0)
             self.next_name()

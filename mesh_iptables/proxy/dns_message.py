@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ _RECURSE = 0x0100
 _ANSWER, _TRUNCATED = 0x8000, 0x0200
 _IN = 1
 _MAX_RECORDS = 512
+_LABEL = re.compile(rb"[A-Za-z0-9_-]{1,63}")  # whatever else a client calls a host is not asked for
 
 
 class BadMessage(ValueError):
@@ -36,7 +38,7 @@ class Answer:
 def encode_question(ident: int, name: str, kind: int) -> bytes:
     """A query for the records `kind` of `name`; BadMessage for what is no host name."""
     labels = name.rstrip(".").encode("idna" if not name.isascii() else "ascii").split(b".")
-    if not all(0 < len(label) < 64 for label in labels) or sum(map(len, labels)) + len(labels) > 254:
+    if not all(_LABEL.fullmatch(label) for label in labels) or sum(map(len, labels)) + len(labels) > 254:
         raise BadMessage(f"not a host name: {name!r}")
     encoded = b"".join(bytes([len(label)]) + label for label in labels)
     return _HEADER.pack(ident, _RECURSE, 1, 0, 0, 0) + encoded + b"\0" + struct.pack("!HH", kind, _IN)

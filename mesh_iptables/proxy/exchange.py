@@ -40,6 +40,7 @@ _FLAGS = {
     Failure.PROTOCOL: "UPE",
     Failure.OVERFLOW: "UO",
 }
+_REFUSED_ADDRESS = "this host leads to an address that is not allowed\n"
 _TIMEOUT_TEXT = "upstream request timeout"
 
 
@@ -444,10 +445,14 @@ class Exchange:
     def _chosen(self, host: Host | None) -> None:
         if self._over:
             return
+        assert self._cluster is not None
+        if host is None and self._cluster.refusal:
+            detail = f"address_refused{{{self._cluster.refusal}}}"
+            self._reply(LocalReply(403, _REFUSED_ADDRESS, flags="UH", detail=detail))
+            return
         if host is None:
             self.refused(None, None, "no healthy upstream")
             return
-        assert self._cluster is not None
         http2 = self._cluster.speaks_http2(to_http2_client=self.plan.head.minor == HTTP2)
         pool = self._pool = self._cluster.pool_for(host, self.plan.name, http2=http2)
         pool.request(self)

@@ -31,6 +31,7 @@ from mesh_iptables.proxy.listeners import Listening, Role
 from mesh_iptables.proxy.log_file import LogFile
 from mesh_iptables.proxy.loop import LEVEL_READ, Loop, LoopTimer
 from mesh_iptables.proxy.original_dst import plain, read_original_dst
+from mesh_iptables.proxy.own_addresses import is_own
 from mesh_iptables.proxy.relay import PipePool, Relay
 from mesh_iptables.proxy.reload import Reload
 from mesh_iptables.proxy.request_ids import RequestIds
@@ -45,7 +46,9 @@ _ACCEPTS_PER_ROUND = 64
 _ACCEPT_PAUSE = 0.2  # seconds without descriptors to spare
 _SWEEP = 30.0  # seconds between looks for idle relays
 _FLUSH = 0.1  # seconds an access log line may wait
-_ADMIN_PATIENCE = 10.0  # seconds for a request to the admin port
+_ADMIN_PATIENCE = 10.0  # seconds for a request to the admin port and for its answer
+_MAX_ADMINS = 32  # connections to it at a time
+_COMPLAINT_PAUSE = 60.0  # seconds between two lines about one trouble
 _SPARE_FDS = 128  # for DNS, pipes, admin
 # plain numbers: the enums of `socket` take a microsecond to combine
 _INET, _INET6, _STREAM = int(socket.AF_INET), int(socket.AF_INET6), int(socket.SOCK_STREAM)
@@ -93,14 +96,21 @@ class Runtime:
         self._local: dict[str, bool] = {}
         self.inbound_by_loopback = False
         self._own_ports = frozenset(item.port for item in listening)
-        self._max_connections = settings.max_connections or _descriptor_budget()
+        self.max_connections = _connection_limit(settings.max_connections)
         self._log = _log_file(settings.access_log)
         self._formatter = Formatter(settings.log_format, settings.identity)
         self._date = (-1, b"")
         self.draining = False
-        self._paused: LoopTimer | None = None
+        self.full = False  # new connections wait until others have ended
+        self._starved = False  # there was no descriptor for a new one
+        self._complained = float("-inf")
+        self._admins = 0
         self.policy = policy
-        self._resolver = Resolver(self, SocketAsker(self.loop), ResolvConf(), {}, refresh=policy.behaviour.dns_refresh)
+        self._resolver = Resolver(
+            *(self, SocketAsker(self.loop), ResolvConf(), {}),
+            refresh=policy.behaviour.dns_refresh,
+            is_own=self._is_local,
+        )
         self.active = self._activate(policy)
         self._reload = Reload(self.loop, load, self._take, self._keep)
 
@@ -110,6 +120,7 @@ class Runtime:
         self._read_resolver_files()
         self._resolver.refresh = policy.behaviour.dns_refresh
         self._resolver.ipv6 = policy.behaviour.ipv6
+        self._resolver.absolute = policy.behaviour.absolute_names
         clusters = Clusters(policy.clusters, self, self._resolver, make_upstream)
         surroundings = Surroundings(self, clusters, self.stats, RequestIds(), self._log is not None)
         return Active(PolicyIndex(policy), surroundings)
@@ -139,10 +150,7 @@ class Runtime:
         if self._open_outbound is None or bool(outbound) == opens_outbound(self.policy):
             return
         if outbound:
-            for item in outbound:
-                self.loop.forget(item.sock.fileno())
-                item.sock.close()
-            self._listening = [item for item in self._listening if item.role is not Role.OUTBOUND]
+            self._close(outbound)
             return
         try:
             opened = self._open_outbound()
@@ -151,15 +159,19 @@ class Runtime:
             return
         self._listening += opened
         self._own_ports |= {item.port for item in opened}
-        for item in opened:
-            self.loop.watch(item.sock.fileno(), self._acceptor(item), LEVEL_READ)
+        self._accept_where_possible()
+
+    def _close(self, listening: list[Listening]) -> None:
+        for item in listening:
+            self.loop.forget(item.sock.fileno())
+            item.sock.close()
+        self._listening = [item for item in self._listening if item not in listening]
 
     # --- running ------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until told to stop."""
-        for item in self._listening:
-            self.loop.watch(item.sock.fileno(), self._acceptor(item), LEVEL_READ)
+        self._accept_where_possible()
         self.loop.call_soon(self.active.surroundings.clusters.start)
         self.loop.call_later(_SWEEP, self._sweep)
         self._watch_signals()
@@ -212,10 +224,7 @@ class Runtime:
             return
         self.draining = True
         self._reload.stop()
-        for item in self._listening:
-            if item.role is not Role.ADMIN:
-                self.loop.forget(item.sock.fileno())
-                item.sock.close()
+        self._close([item for item in self._listening if item.role is not Role.ADMIN])
         for wire in list(self._open):
             retire = getattr(wire.handler, "retire", None)
             if retire is not None:
@@ -231,6 +240,13 @@ class Runtime:
 
     # --- accepting ----------------------------------------------------------------------------------------
 
+    def _accept_where_possible(self) -> None:
+        """Watch the listeners; where nothing can be accepted now, clients wait in the kernel's queue."""
+        for item in self._listening:
+            self.loop.forget(item.sock.fileno())
+            if not self._starved and (item.role is Role.ADMIN or not self.full):
+                self.loop.watch(item.sock.fileno(), self._acceptor(item), LEVEL_READ)
+
     def _acceptor(self, item: Listening) -> Callable[[int], None]:
         take = {Role.OUTBOUND: self._outbound, Role.INBOUND: self._inbound_only, Role.ADMIN: self._administer}
         serve, listener, own = take[item.role], item.sock, item.own
@@ -245,35 +261,47 @@ class Runtime:
                     return
                 except OSError as error:
                     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                        self._pause_accepting()
+                        self._starve()
                     return  # else: that client has gone again
                 sock = SocketType(family, _STREAM, 0, fd)
                 sock.setblocking(False)
                 serve(sock, plain(peer) if family != _INET else peer, own)
-                if self.stats.active >= self._max_connections:
-                    self._pause_accepting()
+                if self.stats.active >= self.max_connections:
+                    self._fill()
                     return
 
         return accept
 
-    def _pause_accepting(self) -> None:
-        """Leave new connections to the kernel's queue until some have ended."""
-        if self._paused is not None or self.draining:
-            return
-        self.stats.closed_by_limit += 1
-        for item in self._listening:
-            self.loop.forget(item.sock.fileno())
-        self._paused = self.loop.call_later(_ACCEPT_PAUSE, self._resume_accepting)
+    def _fill(self) -> None:
+        """There are as many connections as there may be; the admin port stays open, or a probe would end us."""
+        if not self.full:
+            self.full = True
+            self._pause(f"{self.max_connections} connections are open, as --max-connections allows")
 
-    def _resume_accepting(self) -> None:
-        self._paused = None
-        if self.draining:
-            return
-        if self.stats.active >= self._max_connections:
-            self._paused = self.loop.call_later(_ACCEPT_PAUSE, self._resume_accepting)
-            return
-        for item in self._listening:
-            self.loop.watch(item.sock.fileno(), self._acceptor(item), LEVEL_READ)
+    def _starve(self) -> None:
+        """There are no descriptors left, for the admin port neither."""
+        if not self._starved:
+            self._starved = True
+            self._pause("no descriptors or memory left for connections")
+            self.loop.call_later(_ACCEPT_PAUSE, self._fed)
+
+    def _fed(self) -> None:
+        self._starved = False
+        self._accept_where_possible()
+
+    def _pause(self, why: str) -> None:
+        self.stats.pauses += 1
+        self._accept_where_possible()
+        if self.loop.now - self._complained > _COMPLAINT_PAUSE:
+            self._complained = self.loop.now
+            say(f"{why}: new ones wait until others end")
+
+    def _left(self) -> None:
+        """A client's connection has ended."""
+        self.stats.active -= 1
+        if self.full and self.stats.active < self.max_connections:
+            self.full = False
+            self._accept_where_possible()
 
     def _outbound(self, sock: SocketType, peer: Address, own: bool) -> None:
         try:
@@ -300,7 +328,7 @@ class Runtime:
 
     def _gone(self, wire: SocketWire) -> None:
         self._open.discard(wire)
-        self.stats.active -= 1
+        self._left()
 
     def _inbound_only(self, sock: SocketType, peer: Address, own: bool) -> None:
         try:
@@ -341,14 +369,22 @@ class Runtime:
         if known is None:
             if len(self._local) >= 4096:
                 self._local.clear()
-            known = self._local[address] = _can_bind(address)
+            known = self._local[address] = is_own(address)
         return known
 
     def _administer(self, sock: SocketType, peer: Address, _own: bool) -> None:
+        if self._admins >= _MAX_ADMINS:
+            sock.close()
+            return
         wire = SocketWire(self.loop, sock, _NOBODY, peer)
+        self._admins += 1
+        wire.gone = self._admin_gone
         wire.handler = AdminConnection(self, wire)
         wire.watch()
-        self.loop.call_later(_ADMIN_PATIENCE, wire.close)
+        self.loop.call_later(_ADMIN_PATIENCE, wire.abort)
+
+    def _admin_gone(self, _wire: SocketWire) -> None:
+        self._admins -= 1
 
     # --- wire.Outside -------------------------------------------------------------------------------------
 
@@ -411,7 +447,7 @@ class Runtime:
         """See `relay.Keeper`."""
         self._relays.discard(relay)
         if relay.counted:
-            self.stats.active -= 1
+            self._left()
 
     def _sweep(self) -> None:
         self.loop.call_later(_SWEEP, self._sweep)
@@ -482,22 +518,15 @@ def _stream_socket(address: str) -> SocketType:
     return sock
 
 
-def _can_bind(address: str) -> bool:
-    """Whether an address is one of this network namespace's own."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.bind((address, 0))
-    except OSError:
-        return False
-    return True
+def _connection_limit(wanted: int) -> int:
+    """Raise the limit of open files as far as allowed; how many connections may be open at a time.
 
-
-def _descriptor_budget() -> int:
-    """Raise the limit of open files as far as allowed; how many connections (two sockets each) fit."""
+    A connection takes a descriptor, and mostly a second one for its upstream, which is what 0 reckons with.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return max(1, (hard - _SPARE_FDS) // 2)
+    left = max(2, hard - _SPARE_FDS)
+    return min(wanted or left // 2, left)
 
 
 def _read(path: str) -> str:

@@ -38,6 +38,7 @@ class Settings:
     compat: str | None
     options: Mapping[str, Scalar]
     client: Identity
+    allow: tuple[str, ...] = ()  # in place of documents
 
     def words(self) -> list[str]:
         """The command line words that state these settings."""
@@ -89,7 +90,8 @@ class Engine:
         self.log = world.folder / f"{name}.err"
         self.access_log = world.folder / f"{name}.out"
         self.rewrite(policies)
-        words = [*program(), "proxy", "--policy", str(self.policy), "--engine", settings.engine]
+        policy = [word for entry in settings.allow for word in ("--allow", entry)] or ["--policy", str(self.policy)]
+        words = [*program(), "proxy", *policy, "--engine", settings.engine]
         words += [*settings.words(), "--admin", f"127.0.0.1:{ADMIN}", *more]
         uid = world.interception.proxy_uid
         with self.log.open("wb") as err, self.access_log.open("wb") as out:

@@ -78,7 +78,8 @@ class Run:
 
     def _settings(self, client: Identity) -> Settings:
         fixture = self._fixture
-        return Settings(self._engine_name, fixture.profile, fixture.compat, fixture.options, client)
+        allow = tuple(fixture.allow)
+        return Settings(self._engine_name, fixture.profile, fixture.compat, fixture.options, client, allow)
 
     def _engine_for(self, client: Identity) -> None:
         """Have the engine of this identity running; every identity's engine needs the same port."""

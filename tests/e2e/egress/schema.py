@@ -230,6 +230,7 @@ class RawFixture(Strict, frozen=True, kw_only=True):
     client: Identity = Identity()
     warmup: float | None = None
     policies: list[dict[str, Data]] = []
+    allow: list[str] = []  # --allow, in place of policies
     cases: list[RawCase]
     note: str | None = None
 
@@ -251,6 +252,7 @@ class Fixture(msgspec.Struct, frozen=True, kw_only=True):
     world: Path
     warmup: float | None  # seconds after the proxy is ready
     policies: list[dict[str, Data]]
+    allow: list[str]
     cases: list[Case]
 
 
@@ -300,6 +302,8 @@ def read_world(path: Path) -> WorldFile:
 def read_fixture(path: Path, run: str) -> Fixture:
     """The fixture in a file; `run` makes `{{uniq}}` unique to this run."""
     raw = cast(RawFixture, _as(read_yaml(path), RawFixture, str(path)))
+    if raw.allow and raw.policies:
+        raise FixtureError(f"{path}: allow stands in place of policies")
     cases = [_case(each, raw, number, f"{path}: {each.id}", run) for number, each in enumerate(raw.cases)]
     return Fixture(
         id=str(raw.id),
@@ -310,6 +314,7 @@ def read_fixture(path: Path, run: str) -> Fixture:
         world=path.parent / raw.world,
         warmup=raw.warmup,
         policies=raw.policies,
+        allow=raw.allow,
         cases=cases,
     )
 

@@ -36,6 +36,9 @@ def _tls(policy: EgressPolicy, sni: str, port: int = 443) -> Explanation:
         ("192.0.2.1", [("192.0.2.1", 80, "tcp"), ("192.0.2.1", 443, "tcp")]),
         ("[2001:DB8::1]:22", [("2001:db8::1", 22, "tcp")]),
         ("2001:db8::1", [("2001:db8::1", 80, "tcp"), ("2001:db8::1", 443, "tcp")]),
+        ("[2001:db8::]", [("2001:db8::", 80, "tcp"), ("2001:db8::", 443, "tcp")]),
+        ("::ffff:192.0.2.1", [("192.0.2.1", 80, "tcp"), ("192.0.2.1", 443, "tcp")]),
+        ("a.x.:80/HTTP", [("a.x", 80, "http")]),
     ],
 )
 def test_an_entry_allows_its_ports_and_protocols(text: str, allowed: list[tuple[str, int, str]]) -> None:
@@ -46,12 +49,68 @@ def test_an_entry_allows_its_ports_and_protocols(text: str, allowed: list[tuple[
     "text",
     [
         *("", "*", "a b", ":80", "a.x:0", "a.x:65536", "a.x:", "a.x:²"),
-        *("a.x:80/udp", "a.x/tcp", "*.a.x:22/tcp", "192.0.2.1:80/http", "http://a.x", "10.0.0.0/8"),
+        *(
+            "a.x:80/udp",
+            "a.x/tcp",
+            "*.a.x:22/tcp",
+            "192.0.2.1:80/http",
+            "a.x/path",
+            "a.x:80/http/",
+            "a.x:-1",
+            "a.x: 80",
+        ),
+        *("*.", "**", "**.a.x", "*.*.x", "a.*.x", "*x.y", "*:80", "*/80", "a.x:80:90", "a_b.x", "a..x", ".a.x", "-a.x"),
+        *("[a.x]:80", "[10.0.0.1]:80", "[2001:db8::1", "2001:db8::1]:80", "fe80::1%eth0", "[fe80::1%eth0]:80", "[]:80"),
+        *("user@a.x", "a.x,b.x", "a%2ex", "a.x:\u0668\u0660", "a\nx", "\x1b[31m.x"),
     ],
 )
-def test_anything_else_is_refused_by_name(text: str) -> None:
-    with pytest.raises(UsageError, match="--allow"):
+def test_anything_else_is_refused_by_name_in_one_line(text: str) -> None:
+    with pytest.raises(UsageError, match="--allow") as refusal:
         parse_allow(text)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("http://a.x", "is a URL"),
+        ("https://a.x:443/", "is a URL"),
+        ("10.0.0.0/8", "is a network"),
+        ("2001:db8::/32", "is a network"),
+        ("bücher.example", "write xn--bcher-kva.example"),
+        ("127.1", "ends in a number"),
+        ("2130706433", "ends in a number"),
+        ("0x7f000001", "ends in a number"),
+        ("*.0.0.1", "ends in a number"),
+        ("1.2.3.4.", "ends in a number"),
+        ("0.0.0.0", "no address that a connection can be made to"),
+        ("[::]:80", "no address that a connection can be made to"),
+        ("224.0.0.1", "no address that a connection can be made to"),
+    ],
+)
+def test_common_mistakes_are_called_by_their_names(text: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        parse_allow(text)
+
+
+def test_the_redirect_port_cannot_be_allowed() -> None:
+    with pytest.raises(UsageError, match="wants the redirect port 15001"):
+        _fence("a.x:15001")
+
+
+def test_names_are_guarded_and_listed_addresses_permitted_for_their_port() -> None:
+    policy = _fence("*.a.x", "b.x:5432/tcp", "127.0.0.1:80", "10.0.0.1")
+    guarded = {cluster.name: cluster.permitted for cluster in policy.clusters.values() if cluster.guarded}
+    assert guarded == {
+        "allow|80|http|requested-name": ("127.0.0.1", "10.0.0.1"),
+        "allow|443|tls|requested-name": ("10.0.0.1",),
+        "allow|5432|tcp|b.x": (),
+    }
+
+
+def test_names_with_a_dot_are_not_completed_by_a_search_list() -> None:
+    assert _fence("a.x", "2001:db8::1").behaviour.absolute_names
+    assert not _fence("a.x", "mirror").behaviour.absolute_names
 
 
 def test_the_requested_name_is_resolved_by_the_proxy_whatever_the_address() -> None:

@@ -77,7 +77,7 @@ def test_the_loop_guard_stands_in_every_profile() -> None:
         policy_of(),
         policy_of(profile=Profile.ISTIO_1_0),
         osm_policy(egress((15001, "tcp"))),
-        compile_fence(["a.x:15001"], Settings(Profile.FENCE)),
+        compile_fence(["a.x"], Settings(Profile.FENCE)),
     ]
     for policy in policies:
         bound, *others = _listeners(policy)
@@ -129,6 +129,30 @@ def test_a_fence_resolves_the_name_with_its_own_port() -> None:
     assert set(_values(listeners, "port_value")) >= {8080, 443}
     forwarding = {name for name, cluster in _clusters(policy).items() if "cluster_type" in cluster}
     assert len(forwarding) == len(policy.clusters) - 1  # all but the black hole
+
+
+def test_a_fence_looks_at_every_address_before_it_is_used() -> None:
+    policy = compile_fence(["a.x", "b.x:5432/tcp", "127.0.0.1:80"], Settings(Profile.FENCE))
+    site = Site(own_addresses=("10.0.0.7/32",))
+    by_name = {listener["name"]: listener for listener in _listeners(policy, site)}
+    for name in ("0.0.0.0_80", "0.0.0.0_443", "0.0.0.0_5432"):
+        (manager,) = [each for each in _values(by_name[name], "filters") if isinstance(each, list)]
+        filters = next(iter(_values(manager, "http_filters")), manager)
+        assert isinstance(filters, list)
+        assert [each["name"].rpartition(".")[2] for each in filters][-3:-1] == _RESOLVES_AND_LOOKS[name]
+        cidrs = [each for each in _values(filters, "upstream_ip") if isinstance(each, dict)]
+        refused = {f"{each['address_prefix']}/{each['prefix_len']}" for each in cidrs}
+        assert {"169.254.0.0/16", "10.0.0.7/32"} <= refused
+        assert ("127.0.0.0/8" in refused) is (name != "0.0.0.0_80")  # of which a hole is left out
+        assert [*_values(filters, "save_upstream_address")] == [True]
+    assert [*_values(by_name["0.0.0.0_5432"], "inline_string")][:2] == ["b.x", "5432"]
+
+
+_RESOLVES_AND_LOOKS = {
+    "0.0.0.0_80": ["dynamic_forward_proxy", "rbac"],
+    "0.0.0.0_443": ["sni_dynamic_forward_proxy", "rbac"],
+    "0.0.0.0_5432": ["sni_dynamic_forward_proxy", "rbac"],
+}
 
 
 def test_ipv6_destinations_are_taken_on_demand() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,11 +11,13 @@ from mesh_iptables.policy.model import (
     ChainMatch,
     Cluster,
     ClusterKind,
+    Endpoint,
     Limits,
     Listener,
     TcpAction,
     WeightedCluster,
 )
+from mesh_iptables.proxy.cluster import Resolution
 from mesh_iptables.proxy.wire import Failure
 
 from .test_sniff import client_hello
@@ -173,3 +176,48 @@ def test_a_name_is_resolved_for_a_fence() -> None:
     client = world.accept(world.activate(policy((sni_policy(),), (fence,))), ("192.0.2.66", 443))
     client.says(client_hello("example.com", []))
     assert world.upstream.remote == ("198.51.100.1", 443)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "port"),
+    [
+        (Cluster("site", ClusterKind.FORWARD, port_override=443, guarded=True), 443),
+        (Cluster("site", ClusterKind.STRICT_DNS, endpoints=(Endpoint("example.com", 443),), guarded=True), 443),
+    ],
+    ids=["forward", "strict-dns"],
+)
+def test_a_name_of_a_fence_does_not_lead_to_a_special_address(cluster: Cluster, port: int) -> None:
+    world = World()
+    metadata = (("169.254.169.254", "link-local"),)
+    world.names["example.com"] = Resolution(("169.254.169.254",), special=metadata)
+    client = world.accept(world.activate(policy((sni_policy(),), (cluster,))), ("192.0.2.66", port))
+    client.says(client_hello("example.com", []))
+    assert client.closed
+    assert not world.upstreams
+    assert world.records[0].detail == "address_refused{169.254.169.254 is link-local}"
+
+
+def test_the_other_addresses_of_a_name_are_used() -> None:
+    world = World()
+    world.names["example.com"] = Resolution(("127.0.0.1", "198.51.100.1"), special=(("127.0.0.1", "loopback"),))
+    fence = Cluster("site", ClusterKind.FORWARD, port_override=443, guarded=True)
+    world.accept(world.activate(policy((sni_policy(),), (fence,))), ("192.0.2.66", 443)).says(
+        client_hello("example.com", [])
+    )
+    assert world.upstream.remote == ("198.51.100.1", 443)
+
+
+def test_a_client_that_leaves_during_the_look_up_leaves_nothing_behind() -> None:
+    world = World()
+    waiting: list[Callable[[Resolution], None]] = []
+    world.resolve = lambda name, told: waiting.append(told)  # type: ignore[method-assign]  # noqa: ARG005
+    fence = Cluster("site", ClusterKind.FORWARD, port_override=443, guarded=True)
+    active = world.activate(policy((sni_policy(),), (fence,)))
+    client = world.accept(active, ("192.0.2.66", 443))
+    client.says(client_hello("example.com", []))
+    client.handler.broken(Failure.TERMINATION, "reset")
+    waiting[0](Resolution(("198.51.100.1",)))
+    assert not world.upstreams
+    state = active.surroundings.clusters.get("site")
+    assert state is not None
+    assert state.hosts == []

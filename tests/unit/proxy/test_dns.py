@@ -39,7 +39,9 @@ def test_errors_and_truncation_are_read() -> None:
     assert parse_answer(message("a", flags=0x0200)).truncated
 
 
-@pytest.mark.parametrize("name", ["", "a..b", "a" * 64, ".".join(["a" * 60] * 5), "\ud800"])
+@pytest.mark.parametrize(
+    "name", ["", "a..b", "a" * 64, ".".join(["a" * 60] * 5), "\ud800", "x,a.b", "x@a.b", "a b.c", "a\0.b", "%41.b"]
+)
 def test_what_is_no_host_name_is_not_asked_for(name: str) -> None:
     with pytest.raises((BadMessage, UnicodeError)):
         encode_question(1, name, A)
@@ -159,8 +161,25 @@ def test_addresses_and_hosts_need_no_server() -> None:
     _, resolver, told = resolving(servers)
     resolver.resolve("192.0.2.1", told.append)
     resolver.resolve("HERE.", told.append)
-    assert told == [Resolution(("192.0.2.1",)), Resolution(("127.0.0.1",))]
+    assert told == [Resolution(("192.0.2.1",)), Resolution(("127.0.0.1",), special=(("127.0.0.1", "loopback"),))]
     assert not servers.asked
+
+
+def test_addresses_are_told_apart_once_they_are_found() -> None:
+    servers = Servers(a=("169.254.169.254", "192.0.2.1", "192.0.2.2"))
+    _, resolver, told = resolving(servers, is_own=lambda address: address == "192.0.2.2")
+    resolver.resolve("a", told.append)
+    assert told[0].special == (("169.254.169.254", "link-local"), ("192.0.2.2", "this machine's own"))
+
+
+def test_an_absolute_name_is_not_completed() -> None:
+    servers = Servers()
+    _, resolver, told = resolving(servers)
+    resolver.conf = ResolvConf(("s1",), search=("b.c",), ndots=5)
+    resolver.absolute = True
+    resolver.resolve("a.example.com", told.append)
+    assert told == [Resolution()]
+    assert servers.asked == [("s1", "a.example.com")]
 
 
 def test_a_name_that_was_resolved_is_not_asked_for_twice() -> None:

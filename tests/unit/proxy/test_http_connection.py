@@ -34,6 +34,7 @@ from mesh_iptables.policy.model import (
     VirtualHost,
     WeightedCluster,
 )
+from mesh_iptables.proxy.cluster import Resolution
 from mesh_iptables.proxy.wire import Failure
 
 from .pieces import splits
@@ -807,6 +808,19 @@ def test_a_fence_resolves_the_name_that_was_asked_for() -> None:
         assert talk.answered()[0] == 200
     talk.asks(GET.replace(b"example.com", b"b.example.com"))
     assert answer_of(talk.client)[2] == b"no healthy upstream"
+
+
+def test_a_fence_refuses_a_name_that_leads_to_a_special_address() -> None:
+    fence = Cluster("site", ClusterKind.FORWARD, port_override=80, guarded=True, permitted=("127.0.0.2",))
+    talk = Dialogue(clusters=(fence,), domains=("*.example.com",))
+    for name, address in (("a.example.com", "127.0.0.1"), ("b.example.com", "127.0.0.2")):
+        talk.world.names[name] = Resolution((address,), special=((address, "loopback"),))
+    talk.asks(GET.replace(b"example.com", b"a.example.com"))
+    status, _, body = answer_of(talk.client)
+    assert (status, body) == (403, b"this host leads to an address that is not allowed\n")
+    assert talk.world.records[-1].detail == "address_refused{127.0.0.1 is loopback}"
+    talk.asks(GET.replace(b"example.com", b"b.example.com"))
+    assert talk.world.upstream.remote == ("127.0.0.2", 80)
 
 
 def test_requests_wait_for_the_first_look_up_but_not_for_long() -> None:
