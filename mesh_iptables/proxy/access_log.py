@@ -9,6 +9,8 @@ from enum import Enum
 
 from mesh_iptables.proxy.wire import Address
 
+_BLANK = "\\x20"
+
 
 class LogFormat(Enum):
     TEXT = "text"
@@ -75,7 +77,8 @@ class Formatter:
             f"{r.flags or '-'} {r.received} {r.sent} {int(r.seconds * 1000)} {service} "
             f'"{_shown(r.forwarded_for)}" "{_shown(r.user_agent)}" "{_shown(r.request_id)}" "{_shown(r.host)}" '
             f'"{r.upstream or "-"}" {r.detail.replace(" ", "_") or "-"} {r.reason or "-"} {r.cluster or "-"} '
-            f'{_joined(r.original)} {_joined(r.peer)} {_shown(r.sni)} "{self._identity}" "{_shown(r.failure)}"\n'
+            f'{_joined(r.original)} {_joined(r.peer)} {_shown(r.sni).replace(" ", _BLANK)} "{self._identity}" '
+            f'"{_shown(r.failure)}"\n'
         )
 
     def _as_json(self, r: Record) -> str:

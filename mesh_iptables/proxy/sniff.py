@@ -148,6 +148,8 @@ def _extensions(body: bytes) -> dict[int, bytes]:
     at = 0
     while at < len(block):
         kind = int.from_bytes(block[at : at + 2], "big")
+        if kind in found:  # two readers could take different ones (RFC 8446, 4.2)
+            raise ValueError("extension given twice")
         found[kind], at = _take(block, at + 2, 2)
     return found
 

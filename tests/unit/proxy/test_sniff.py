@@ -33,6 +33,21 @@ def sniffed(pieces: list[bytes], *, tls: bool = True, http: bool = True) -> Snif
     return None
 
 
+def hello_body(*extensions: tuple[int, bytes]) -> bytes:
+    """The body of a ClientHello with these extensions."""
+    block = b"".join(kind.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data for kind, data in extensions)
+    return b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0" + len(block).to_bytes(2, "big") + block
+
+
+def server_name(name: bytes) -> tuple[int, bytes]:
+    return 0, (len(name) + 3).to_bytes(2, "big") + b"\0" + len(name).to_bytes(2, "big") + name
+
+
+def test_an_extension_given_twice_means_nothing() -> None:
+    assert parse_client_hello(hello_body(server_name(b"a.example"))).server_name == "a.example"
+    assert parse_client_hello(hello_body(server_name(b"a.example"), server_name(b"b.example"))) == Sniffed("tls")
+
+
 def test_a_client_hello_tells_its_server_name_and_protocols() -> None:
     hello = client_hello("WWW.Example.com", ["h2", "http/1.1"])
     assert fed(sniffed, hello, b"more") == Sniffed("tls", "www.example.com", ("h2", "http/1.1"))
