@@ -96,6 +96,12 @@ class Connection:
     def drained(self) -> None:
         pass  # nothing was sent
 
+    def retire(self) -> None:
+        """The proxy is about to end: a client that has said nothing has nothing to lose."""
+        if self._sniffer is not None and not self._sniffer.data:
+            self._cancel_timer()
+            self._wire.close()
+
     def _choose(self, found: Inspected) -> None:
         self._cancel_timer()
         assert self._listener is not None
