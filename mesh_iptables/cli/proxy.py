@@ -49,9 +49,20 @@ ENGINES = ("python", "envoy")
     help="Serve this listening socket, opened by the caller, instead of opening ports; may be repeated.",
 )
 @click.option("--transparent", is_flag=True, help="Listen for connections brought by TPROXY (needs CAP_NET_ADMIN).")
-@click.option("--max-connections", type=click.IntRange(0), default=0, help="Limit of open connections; 0: none.")
 @click.option(
-    "--drain-time", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to finish on SIGTERM."
+    "--max-connections",
+    type=click.IntRange(0),
+    default=0,
+    help="Open connections at a time, beyond which new ones wait; 0, the default: half as many as there may be open "
+    "files, since most take two.",
+)
+@click.option(
+    "--drain-time",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    help="Seconds that SIGTERM leaves to requests under way and to TCP connections, which look alike busy or idle. "
+    "HTTP connections without a request, and clients that have said nothing, are closed at once.",
 )
 def proxy(
     request: PolicyRequest,

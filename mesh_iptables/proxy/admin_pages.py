@@ -69,7 +69,9 @@ def _counters(runtime: Runtime) -> Iterator[_Counter]:
     yield "server.uptime_seconds", "gauge", int(time.time() - runtime.started), None
     yield "downstream_cx_total", "counter", stats.accepted, None
     yield "downstream_cx_active", "gauge", stats.active, None
-    yield "downstream_cx_overload_pauses", "counter", stats.closed_by_limit, None
+    yield "downstream_cx_limit", "gauge", runtime.max_connections, None
+    yield "downstream_cx_overload_active", "gauge", int(runtime.full), None
+    yield "downstream_cx_overload_pauses", "counter", stats.pauses, None
     yield "loops_refused", "counter", stats.loops, None
     yield "internal_errors", "counter", stats.mistakes, None
     yield "policy_reloads", "counter", stats.reloads, None

@@ -9,9 +9,9 @@ class Stats:
     __slots__ = (
         "accepted",
         "active",
-        "closed_by_limit",
         "loops",
         "mistakes",
+        "pauses",
         "reasons",
         "reload_failures",
         "reloads",
@@ -24,7 +24,7 @@ class Stats:
     def __init__(self) -> None:
         self.accepted = 0
         self.active = 0
-        self.closed_by_limit = 0
+        self.pauses = 0  # times when no more connections were accepted for a while
         self.loops = 0
         self.mistakes = 0  # exceptions nobody expected
         self.reloads = 0
