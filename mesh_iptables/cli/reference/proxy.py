@@ -29,7 +29,9 @@ COUNTERS = {
     "server.uptime_seconds": "",
     "downstream_cx_total": "connections taken",
     "downstream_cx_active": "of these, open now",
-    "downstream_cx_overload_pauses": "times that `--max-connections` was reached",
+    "downstream_cx_limit": "how many may be open at a time",
+    "downstream_cx_overload_active": "1 while so many are open that new ones wait",
+    "downstream_cx_overload_pauses": "times that new ones had to wait",
     "loops_refused": "connections to the redirect port itself",
     "internal_errors": "mistakes of this program",
     "policy_reloads": "policies taken on SIGHUP",
@@ -114,7 +116,14 @@ def _runtime() -> Runtime:
     config = SimpleNamespace(name="NAME")
     cluster = SimpleNamespace(config=config, connections=0, requests=0, pending=0, hosts=(), ejected=0)
     active = SimpleNamespace(surroundings=SimpleNamespace(clusters=[cluster]))
-    return cast(Runtime, SimpleNamespace(stats=stats, started=0.0, active=active))
+    return cast(Runtime, _Idle(stats=stats, started=0.0, active=active))
+
+
+class _Idle(SimpleNamespace):
+    """Whatever else a counter asks is 0."""
+
+    def __getattr__(self, name: str) -> int:
+        return 0
 
 
 def log_fields() -> list[str]:
