@@ -86,7 +86,8 @@ class Sniffer:
     def _client_hello(self) -> bytes | None:
         """The body of a complete ClientHello; ValueError when these records cannot hold one."""
         data, at = self.data, self._record_at
-        while len(data) >= at + 5:
+        # what comes behind the hello (early data, for one) is not looked at
+        while len(data) >= at + 5 and len(self._hello) < self._hello_end():
             length = data[at + 3] << 8 | data[at + 4]
             if data[at] != _HANDSHAKE or data[at + 1] != 3 or not 0 < length <= _RECORD_LIMIT:
                 raise ValueError("not a handshake record")
@@ -98,10 +99,12 @@ class Sniffer:
         hello = self._hello
         if hello and hello[0] != _CLIENT_HELLO:
             raise ValueError("not a ClientHello")
-        if len(hello) < 4:
-            return None
-        end = 4 + int.from_bytes(hello[1:4], "big")
+        end = self._hello_end()
         return bytes(hello[4:end]) if len(hello) >= end else None
+
+    def _hello_end(self) -> int:
+        """How long the handshake message is, as far as that is known."""
+        return 4 + int.from_bytes(self._hello[1:4], "big") if len(self._hello) >= 4 else 4
 
     def _request_line(self) -> Sniffed | None:
         data = self.data

@@ -43,6 +43,13 @@ def server_name(name: bytes) -> tuple[int, bytes]:
     return 0, (len(name) + 3).to_bytes(2, "big") + b"\0" + len(name).to_bytes(2, "big") + name
 
 
+@pytest.mark.parametrize("behind", [b"\x17\x03\x03\x00\x05early", b"\x14\x03\x03\x00\x01\x01", b"\x16junk", b"\0"])
+def test_what_comes_behind_a_hello_does_not_matter(behind: bytes) -> None:
+    found = sniffed([client_hello("a.example", []) + behind])
+    assert found is not None
+    assert found.server_name == "a.example"
+
+
 def test_an_extension_given_twice_means_nothing() -> None:
     assert parse_client_hello(hello_body(server_name(b"a.example"))).server_name == "a.example"
     assert parse_client_hello(hello_body(server_name(b"a.example"), server_name(b"b.example"))) == Sniffed("tls")
