@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 
 from msgspec import NODEFAULT, UNSET, inspect
 
-import mesh_iptables.policy.compile as compile_any
+from mesh_iptables.cli.reference.complaints import complaint_table
 from mesh_iptables.cli.reference.tables import cell, code, codes, table
-from mesh_iptables.policy import (
-    compile_istio,
-    compile_osm,
-    documents,
-    istio_checks,
-    istio_services,
-    osm_checks,
-    reader,
-    settings,
-)
+from mesh_iptables.policy import documents, istio_checks, osm_checks, settings
 from mesh_iptables.policy.durations import Duration
 from mesh_iptables.policy.model import RETRY_TOKENS, HeaderStyle
 
@@ -153,117 +141,6 @@ def _required(member: inspect.Field) -> str:
     return "required" if member.required else ""
 
 
-# --- complaints --------------------------------------------------------------------------------------------
-
-_MODULES = (reader, documents, istio_checks, osm_checks, compile_any, compile_istio, compile_osm, istio_services)
-_SEVERITIES = ("note", "warning", "error", "fatal")
-
-
-@dataclass(frozen=True)
-class _Complaint:
-    identifier: str
-    severity: str
-    text: str
-
-
-def complaints(*prefixes: str) -> list[str]:
-    """What can be said about a document, by the beginning of its id; without one: all that no other table has."""
-    found: dict[str, list[_Complaint]] = {}
-    for each in (each for module in _MODULES for each in _complaints(module)):
-        if each.identifier.startswith(prefixes) if prefixes else not each.identifier.startswith(ALL_PREFIXES):
-            found.setdefault(each.identifier, []).append(each)
-    return table(("id", "severity", "says"), (_complaint_row(name, found[name]) for name in sorted(found)))
-
-
-def _complaint_row(identifier: str, found: Sequence[_Complaint]) -> tuple[str, ...]:
-    severities = dict.fromkeys(each.severity for each in found)
-    texts = dict.fromkeys(each.text for each in found)
-    return code(identifier), ", ".join(severities), "<br>".join(texts)
-
-
-def _complaints(module: ModuleType) -> Iterator[_Complaint]:
-    assert module.__file__
-    tree = ast.parse(Path(module.__file__).read_text())
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef):
-            for call in ast.walk(function):
-                if isinstance(call, ast.Call):
-                    yield from _complaint(call, function)
-
-
-def _complaint(call: ast.Call, function: ast.FunctionDef) -> Iterator[_Complaint]:
-    """The complaints that a call may make: `at.error(id, text)` and its like."""
-    match call:
-        case ast.Call(func=ast.Attribute(attr=severity, value=at), args=[name, text]) if severity in _SEVERITIES:
-            for identifier in _identifiers(name, function):
-                yield _Complaint(identifier, severity, _said(_field(at, function), text, function))
-        case ast.Call(func=ast.Name(id="Complaint"), args=[ast.Attribute(attr=severity), name, _, text]):
-            for identifier in _identifiers(name, function):
-                yield _Complaint(identifier, severity.lower(), _said("", text, function))
-        case ast.Call(func=ast.Name(id="one_of"), args=[at, ast.Constant(value=str(name)), _, _]):
-            yield _Complaint(name, "error", cell(f"{_field(at, function)} is not one of the words above"))
-        case ast.Call(func=ast.Name(id="_Refused"), args=[ast.Constant(value=str(name)), _, text]):
-            yield _Complaint(name, "fatal", _said("", text, function))
-        case ast.Call(func=ast.Attribute(attr="complaint"), args=[_, ast.Constant(value=str(name)), text]):
-            yield _Complaint(name, "warning; error with `--strict`", _said("", text, function))
-
-
-def _identifiers(node: ast.expr, function: ast.FunctionDef) -> Iterator[str]:
-    """An id as it is written, or the two of a variable that is set to one or the other."""
-    match node:
-        case ast.Constant(value=str(name)):
-            yield name
-        case ast.IfExp(body=body, orelse=other):
-            yield from _identifiers(body, function)
-            yield from _identifiers(other, function)
-        case ast.Name(id=variable) if found := _assigned(variable, node.lineno, function):
-            yield from _identifiers(found, function)
-
-
-def _said(field: str, text: ast.expr, function: ast.FunctionDef) -> str:
-    return cell(f"{field} {_text(text, function)}")
-
-
-def _text(node: ast.expr, function: ast.FunctionDef) -> str:
-    """A text as the program has it, with `…` for what is put into it."""
-    match node:
-        case ast.Constant(value=str(text)):
-            return text
-        case ast.JoinedStr(values=parts):
-            return "".join(_text(part, function) for part in parts)
-        case ast.FormattedValue(value=ast.Name() as variable):
-            return _text(variable, function)
-        case ast.IfExp(body=body, orelse=other):
-            return f"{_text(body, function)} or {_text(other, function)}"
-        case ast.Name(id=name) if found := _assigned(name, node.lineno, function):
-            return _text(found, function)
-    return "…"
-
-
-def _field(at: ast.expr, function: ast.FunctionDef) -> str:
-    """The last name in `at / "ports" / number / "name"`, where the code says it; `here` is looked up."""
-    match at:
-        case ast.BinOp(op=ast.Div(), right=ast.Constant(value=str(name))):
-            return code(name)
-        case ast.BinOp(op=ast.Div(), left=left):
-            return _field(left, function)
-        case ast.Name(id="here") if found := _assigned("here", at.lineno, function):
-            return _field(found, function)
-    return ""
-
-
-def _assigned(name: str, line: int, function: ast.FunctionDef) -> ast.expr | None:
-    """What a variable was last set to above a line."""
-    found = [
-        node.value
-        for node in ast.walk(function)
-        if isinstance(node, ast.Assign)
-        and node.lineno <= line
-        and any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
-    ]
-    return max(found, key=lambda value: value.lineno, default=None)
-
-
 # --- options of the profile --------------------------------------------------------------------------------
 
 PROFILE_OPTIONS = {
@@ -315,12 +192,12 @@ ALL_PREFIXES = tuple(prefix for prefixes in _KIND_PREFIXES.values() for prefix i
 def kind_section(group: str, kind: str) -> list[str]:
     """Fields and complaints of one kind."""
     prefixes = _KIND_PREFIXES[(group, kind)]
-    return [*fields_of(group, kind), *(["", *complaints(*prefixes)] if prefixes else [])]
+    return [*fields_of(group, kind), *(["", *complaint_table(prefixes)] if prefixes else [])]
 
 
 SECTIONS: Mapping[str, Callable[[], list[str]]] = {
     "kinds": kinds,
     "profile options": profile_options,
-    "complaints": complaints,
+    "complaints": partial(complaint_table, (), ALL_PREFIXES),
     **{f"kind {kind}": partial(kind_section, group, kind) for group, kind in documents._KINDS},
 }
