@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -40,7 +41,7 @@ class Complaint:
 def complaint_table(prefixes: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> list[str]:
     """The complaints whose ids begin so, and not so."""
     found: dict[str, list[Complaint]] = {}
-    for each in (each for module in MODULES for each in complaints(module)):
+    for each in every_complaint():
         if each.identifier.startswith(prefixes or "") and not each.identifier.startswith(without):
             found.setdefault(each.identifier, []).append(each)
     return table(("id", "severity", "says"), (_row(name, found[name]) for name in sorted(found)))
@@ -50,6 +51,12 @@ def _row(identifier: str, found: Sequence[Complaint]) -> tuple[str, ...]:
     severities = dict.fromkeys(each.severity for each in found)
     texts = dict.fromkeys(each.text for each in found)
     return code(identifier), ", ".join(severities), "<br>".join(texts)
+
+
+@cache
+def every_complaint() -> tuple[Complaint, ...]:
+    """All that any of the modules can say, in the order of their sources."""
+    return tuple(each for module in MODULES for each in complaints(module))
 
 
 def complaints(module: ModuleType) -> Iterator[Complaint]:
