@@ -181,7 +181,7 @@ def _by_action(policy: EgressPolicy, routed: Routed, request: Request, story: _S
             end = _to_clusters(policy, targets, routed.reason, story, action="route")
             return replace(end, target=rewritten_target(routed.rule, request.target))
         case Redirect(status=status):
-            location = redirect_location(action, request.scheme, request.authority, request.target)
+            location = redirect_location(action, request)
             story.tell(f"answered {status} with location {location}")
             return replace(story.end("redirect", routed.reason), status=status, location=location)
         case DirectResponse(status=status):

@@ -281,10 +281,17 @@ def _matched_length(match: StringMatch | None, path: str) -> int:
     return len(match.value) if match.kind is MatchKind.PREFIX else len(path)
 
 
-def redirect_location(redirect: Redirect, scheme: str, authority: str, target: str) -> str:
-    """The `location` header for a request to `scheme://authority` with `target`."""
+def redirect_location(redirect: Redirect, request: Request) -> str:
+    """The `location` header for a request."""
+    forwarded = next((value for name, value in request.headers if name == "x-forwarded-proto"), "http")
+    target = request.target
     path = target if redirect.path is None else redirect.path
     if redirect.path is not None and "?" not in path:
         query = target.partition("?")[2]
         path = f"{path}?{query}" if query else path
-    return f"{redirect.scheme or scheme}://{redirect.authority or authority}{path}"
+    scheme = redirect.scheme or request.scheme
+    authority = redirect.authority or request.authority
+    usual = {"http": ":80", "https": ":443"}.get(forwarded)
+    if not redirect.authority and scheme != forwarded and usual and authority.endswith(usual):
+        authority = authority.removesuffix(usual)  # the port of the scheme that is left
+    return f"{scheme}://{authority}{path}"

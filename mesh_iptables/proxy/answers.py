@@ -109,11 +109,20 @@ class LocalReply:
         self.closes = closes
         self.fields = fields or []
 
-    def head(self, style: HeaderStyle) -> AnswerHead:
-        """As it goes to the client; nothing in it tells more than the status does."""
+    def head(self, style: HeaderStyle, *operations: HeaderOperations) -> AnswerHead:
+        """As it goes to the client; nothing in it tells more than the status does. Rules change it as Envoy lets them:
+        before the body is described."""
         fields: Fields = list(self.fields)
+        for operation in operations:
+            fields = operate(fields, operation)
         if self.text:
-            fields += [("content-length", str(len(self.text.encode()))), ("content-type", "text/plain")]
-        if style is not HeaderStyle.ENVOY:
+            fields.append(("content-length", str(len(self.text.encode()))))
+            if all(name != "content-type" for name, _ in fields):
+                fields.append(("content-type", "text/plain"))
+        else:
+            fields = without(fields, ("content-type",))
+        if style is HeaderStyle.ENVOY:
+            fields = without(fields, ("server",))  # comes with `local_lines`
+        else:
             fields = [field for field in fields if not field[0].startswith("x-envoy-")]
         return AnswerHead(self.status, reason_phrase(self.status), fields, len(self.text.encode()))

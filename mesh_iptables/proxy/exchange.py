@@ -11,7 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from mesh_iptables.policy.model import Fault, HashPolicy, HashSource, RetryPolicy, RouteTo, Rule
+from mesh_iptables.policy.model import (
+    Fault,
+    HashPolicy,
+    HashSource,
+    HeaderOperations,
+    RetryPolicy,
+    RouteTo,
+    Rule,
+    WeightedCluster,
+)
 from mesh_iptables.policy.routing import Reason, pick
 from mesh_iptables.proxy.access_log import Record
 from mesh_iptables.proxy.answers import AnswerHead, LocalReply, local_lines, refused_upgrade, switching
@@ -374,14 +383,16 @@ class Exchange:
         assert routed is not None
         action = routed.rule.action
         assert isinstance(action, RouteTo)
-        targets = action.targets
-        target = targets[0] if len(targets) == 1 else pick(targets, self._surroundings.outside.chance())
-        self._way = self.plan.way(target)
+        self._way = self.plan.way(self._target(action))
         if self._ended and routed.rule.mirrors:
             self._mirror(routed.rule)
         if routed.rule.hash_policies:
             self.digest = self._digest(routed.rule.hash_policies)
         self._try()
+
+    def _target(self, action: RouteTo) -> WeightedCluster:
+        targets = action.targets
+        return targets[0] if len(targets) == 1 else pick(targets, self._surroundings.outside.chance())
 
     def _mirror(self, rule: Rule) -> None:
         """Send copies; they need the whole body, so they wait for it, and are not sent when it is too large."""
@@ -396,8 +407,7 @@ class Exchange:
         assert self._way is not None
         cluster = self._cluster = self._surroundings.clusters.get(self._way.cluster)
         if cluster is None:
-            fields = self._router.added_fields(self.plan, self._way)  # the one failure that Envoy adds them to
-            self._reply(LocalReply(503, flags="NC", detail="cluster_not_found", fields=fields))
+            self._reply(LocalReply(503, flags="NC", detail="cluster_not_found"))
             return
         self._attempt += 1
         if cluster.immediate:
@@ -468,7 +478,7 @@ class Exchange:
             self._start_try_timer()
         plan, way = self.plan, self._way
         assert way is not None
-        extra = way.first_lines if self._attempt == 1 else plan.lines(self._attempt)
+        extra = way.lines if self._attempt == 1 else plan.lines(way, self._attempt)
         if plan.wants_id:
             if not self._request_id:
                 self._request_id = self._surroundings.ids.next()
@@ -684,8 +694,17 @@ class Exchange:
         self._status = reply.status
         self._sent = len(reply.text)
         style = self._router.style
-        self.client.reply(reply, reply.head(style), local_lines(style, self._surroundings.outside.date_line()))
+        head = reply.head(style, *self._operations())
+        self.client.reply(reply, head, local_lines(style, self._surroundings.outside.date_line()))
         self._finish(reply.flags, reply.detail, failure)
+
+    def _operations(self) -> tuple[HeaderOperations, ...]:
+        """What destination and rule change of every answer, also of our own; other actions have done it already."""
+        routed = self.plan.routed
+        if routed is None or not isinstance(routed.rule.action, RouteTo):
+            return ()
+        target = self._way.target if self._way is not None else self._target(routed.rule.action)
+        return target.response_headers, routed.rule.response_headers
 
     def _break_off(self, flags: str, detail: str) -> None:
         self.client.break_off()

@@ -61,7 +61,7 @@ class Express:
         self.started = surroundings.outside.now
         connection: Http1Upstream = pool.idle.pop()  # type: ignore[assignment]  # pools hold what their maker made
         self._connection = connection
-        lines = way.first_lines
+        lines = way.lines
         if plan.wants_id:
             request_id = self._request_id = surroundings.ids.next()
             lines = b"x-request-id: %b\r\n%b" % (request_id.encode(), lines)

@@ -28,7 +28,7 @@ _METHODS = """
 METHODS = frozenset(_METHODS.split())
 """Envoy knows these; any other is a codec error."""
 
-_REQUEST_LINE = re.compile(r"([A-Z\-]++)[ \t]+([\x21-\x7e]++)(?:[ \t]+HTTP/1\.([01]))?[ \t]*+\r?\n")
+_REQUEST_LINE = re.compile(r"([A-Z\-]++)[ \t]+([\x21-\x7e]++)(?:[ \t]+HTTP/([0-9]\.[0-9]))?[ \t]*+\r?\n")
 _ABSOLUTE = re.compile(r"https?://", re.IGNORECASE)
 _AUTHORITY = re.compile(r"[A-Za-z0-9!$&'()*+,;=:@%\[\]~_.\-]*+")
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r?\n")
@@ -124,12 +124,12 @@ def parse_request_head(data: bytes | bytearray, *, limit: int = HEAD_LIMIT, coun
     line = _REQUEST_LINE.match(text)
     if line is None:
         raise Malformed("invalid request line")
-    method, target, minor = line.groups()
+    method, target, version = line.groups()
     if method not in METHODS or not _is_valid(target, method):
         raise Malformed("invalid method or target")
     fields = _parse_fields(text, line.end(), limit, count)
-    # a line without a version is that of HTTP/0.9, which is treated as HTTP/1.0 is
-    head = RequestHead(method, target, int(minor or 0), fields, names=frozenset([name for name, _ in fields]))
+    # whatever is not HTTP/1.1 is treated as HTTP/1.0 is, also a line without a version, which is that of HTTP/0.9
+    head = RequestHead(method, target, int(version == "1.1"), fields, names=frozenset([name for name, _ in fields]))
     if "host" in head.names and not _AUTHORITY.fullmatch(joined(fields, "host")):
         raise Malformed("invalid host")
     head.framing = _request_framing(head)

@@ -51,13 +51,14 @@ _BODILESS = frozenset({"GET", "HEAD", "DELETE", "TRACE", "CONNECT"})  # as Envoy
 class Way:
     """A plan's way to one destination: all that is the same for every request that takes it."""
 
-    __slots__ = ("cluster", "first_lines", "head", "plain", "target")
+    __slots__ = ("changed", "cluster", "head", "lines", "plain", "target")
 
-    def __init__(self, target: WeightedCluster, head: OutgoingHead, first_lines: bytes, *, plain: bool) -> None:
+    def __init__(self, target: WeightedCluster, head: OutgoingHead, changed: frozenset[str], *, plain: bool) -> None:
         self.target = target
         self.cluster = target.cluster
         self.head = head
-        self.first_lines = first_lines  # the field lines that Envoy adds to the first try
+        self.changed = changed  # the request's fields that the rule sets or removes
+        self.lines = b""  # the field lines that Envoy adds to the first try
         self.plain = plain  # answers get no fields of this rule's own
 
 
@@ -96,14 +97,17 @@ class Plan:
         way = self._ways.get(id(target))
         if way is None:
             way = self._ways[id(target)] = self._router.way(self, target)
+            way.lines = self.lines(way, 1)
         return way
 
-    def lines(self, attempt: int) -> bytes:
-        """Field lines that Envoy adds to a try."""
+    def lines(self, way: Way, attempt: int) -> bytes:
+        """Field lines that Envoy adds to a try; the rule may change them, but for the count of further tries."""
         lines = ""
-        if self._router.behaviour.attempt_count_header:
+        counts = self._router.behaviour.attempt_count_header
+        if counts and (attempt > 1 or "x-envoy-attempt-count" not in way.changed):
             lines = f"x-envoy-attempt-count: {attempt}\r\n"
-        if self.routed is not None and self._router.envoy_headers:
+        if self._router.envoy_headers and "x-envoy-expected-rq-timeout-ms" not in way.changed:
+            assert self.routed is not None
             rule = self.routed.rule
             seconds = (rule.retry.per_try_timeout if rule.retry else 0) or rule.timeout
             if seconds:
@@ -166,24 +170,27 @@ class Router:
             return LocalReply(404, flags="NR", detail="route_not_found")
         if "#" in target or (self.behaviour.normalise_path and "%00" in target.partition("?")[0]):
             return LocalReply(400, detail="path_normalization_failed", closes=True)
-        if head.upgrade not in ("", "websocket", "h2c"):
-            return LocalReply(403, detail="upgrade_failed", closes=True)
         return None
 
     def _follow(self, plan: Plan) -> None:
         found = self._routes.route_for(plan.request)
         plan.reason = found.reason
+        refused = plan.head.upgrade not in ("", "websocket", "h2c")
         if isinstance(found, Deny):
-            plan.reply = LocalReply(404, flags="NR", detail="route_not_found")
+            plan.reply = LocalReply(404, flags="NR", detail="route_not_found", closes=refused)
             return
         plan.routed = found
         action = found.rule.action
+        if refused:
+            plan.reply = LocalReply(403, detail="upgrade_failed", closes=True)
+            return
+        if isinstance(action, RouteTo):
+            plan.wants_id = plan.wants_id and not any("x-request-id" in _changed(found.rule, t) for t in action.targets)
         operations = found.rule.response_headers
         if isinstance(action, RouteTo) and len(action.targets) == 1 and _is_simple(plan.head, found.rule):
             plan.express = plan.way(action.targets[0])
         if isinstance(action, Redirect):
-            request = plan.request
-            location = redirect_location(action, request.scheme, request.authority, request.target)
+            location = redirect_location(action, plan.request)
             fields = operate([("location", location)], operations)
             plan.reply = LocalReply(action.status, detail="direct_response", fields=fields)
         elif isinstance(action, DirectResponse):
@@ -195,7 +202,7 @@ class Router:
         """See `Way`."""
         assert plan.routed is not None
         plain = plan.routed.rule.response_headers == target.response_headers == NO_HEADER_OPERATIONS
-        return Way(target, self._outgoing(plan, target), plan.lines(1), plain=plain)
+        return Way(target, self._outgoing(plan, target), _changed(plan.routed.rule, target), plain=plain)
 
     def _outgoing(self, plan: Plan, target: WeightedCluster) -> OutgoingHead:
         """The head that goes to `target`."""
@@ -204,21 +211,16 @@ class Router:
         fields = request_fields(head.fields)
         if plan.wants_continue:
             fields = without(fields, ("expect",))
-        for operations in (target.request_headers, rule.request_headers):
-            fields = operate(fields, operations)
         if "x-forwarded-proto" not in head.names:
             fields.append(("x-forwarded-proto", "http"))
+        for operations in (target.request_headers, rule.request_headers):
+            fields = operate(fields, operations)
         path = rewritten_target(rule, request.target)
         authority = target.authority or (rule.rewrite.authority if rule.rewrite else None) or request.authority
         if self.envoy_headers:
             fields = _originals(fields, request, path, authority)
         upgrade = "websocket" if head.upgrade == "websocket" else ""
         return OutgoingHead(head.method, path, authority, fields + _framing(head, upgrade), head.framing, upgrade)
-
-    def added_fields(self, plan: Plan, way: Way) -> Fields:
-        """The fields that rule and destination give to every answer."""
-        assert plan.routed is not None
-        return operate(operate([], way.target.response_headers), plan.routed.rule.response_headers)
 
     def answer(self, plan: Plan, way: Way, head: ResponseHead) -> AnswerHead:
         """A site's answer as the client gets it; remembered like a plan while nothing is changed for one rule."""
@@ -243,6 +245,12 @@ def _names_host(head: RequestHead) -> bool:
     return "connection" in head.names and "host" in connection_tokens(head.fields)
 
 
+def _changed(rule: Rule, target: WeightedCluster) -> frozenset[str]:
+    """Names of the request's fields that are set or removed on the way to `target`."""
+    both = (rule.request_headers, target.request_headers)
+    return frozenset(name for each in both for name in (*each.remove, *(name for name, _ in each.set)))
+
+
 def _is_simple(head: RequestHead, rule: Rule) -> bool:
     """Whether a request needs no timer, no chance, no copy and no body; see `express`."""
     waits = rule.timeout or (rule.retry is not None and rule.retry.per_try_timeout)
@@ -251,15 +259,17 @@ def _is_simple(head: RequestHead, rule: Rule) -> bool:
 
 
 def _request(head: RequestHead, *, normalise: bool) -> Request:
-    """The request as rules see it; an absolute-form target overrides Host."""
+    """The request as rules see it; an absolute-form target overrides Host, and the scheme the client says it used."""
     authority, target = head.get("host") or "", head.target
+    scheme = "https" if (head.get("x-forwarded-proto") or "").lower() == "https" else "http"
     if not target.startswith("/"):
         absolute = split_absolute(target) if head.method != "CONNECT" else None
         if absolute is not None:
+            scheme = target.partition(":")[0].lower()
             authority, target = absolute
     if normalise and target.startswith("/") and head.method != "CONNECT" and "#" not in target:
         target = normalised(target)
-    return Request(head.method, authority, target, head.fields)
+    return Request(head.method, authority, target, head.fields, scheme)
 
 
 def _originals(fields: Fields, request: Request, path: str, authority: str) -> Fields:

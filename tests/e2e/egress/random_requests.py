@@ -87,6 +87,8 @@ def random_action(random: Random, places: Places) -> Do:
 def _one_request(random: Random, places: Places) -> Do:
     host = places.host(random)
     fields = {"host": host, "port": places.port(random, HTTP_PORTS), **_request(random, host)}
+    if "body" in fields and random.random() < 0.15:
+        fields["expect100"] = True
     return {"http": {**fields, **places.way(random, host)}}
 
 
@@ -115,7 +117,6 @@ def _body(random: Random) -> Fields:
         {"body": ""},
         {"chunked": ["ab", "c"]},
         {"chunked": ["abc"], "trailers": {"x-end": "1"}},
-        {"body": "abc", "expect100": True},
     ]
     return random.choice(bodies)
 

@@ -199,7 +199,19 @@ def test_a_rewrite_replaces_what_was_matched_and_keeps_the_query(rule: Rule, tar
     ],
 )
 def test_a_redirect_takes_what_it_does_not_say_from_the_request(redirect: Redirect, location: str) -> None:
-    assert redirect_location(redirect, "http", "a.x", "/old?q=1") == location
+    assert redirect_location(redirect, Request("GET", "a.x", "/old?q=1")) == location
+
+
+@pytest.mark.parametrize(
+    ("redirect", "authority", "location"),
+    [
+        (Redirect(scheme="https"), "a.x:80", "https://a.x/"),
+        (Redirect(scheme="https"), "a.x:8080", "https://a.x:8080/"),
+        (Redirect(path="/"), "a.x:80", "http://a.x:80/"),
+    ],
+)
+def test_a_redirect_to_another_scheme_leaves_its_port_behind(redirect: Redirect, authority: str, location: str) -> None:
+    assert redirect_location(redirect, Request("GET", authority, "/")) == location
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=5), st.floats(0, 1, exclude_max=True))

@@ -99,8 +99,8 @@ def test_other_codings_than_chunked_are_not_implemented(coding: str) -> None:
         "GET ftp://a/ HTTP/1.1",
         "GET /\xe9 HTTP/1.1",
         " GET / HTTP/1.1",
-        "GET / HTTP/1.2",
-        "GET / HTTP/2.0",
+        "GET / HTTP/1.10",
+        "GET / HTTP/2",
         "FETCH / HTTP/1.1",
         "get / HTTP/1.1",
         "GET /\x7f HTTP/1.1",
@@ -126,8 +126,9 @@ def test_blanks_in_a_request_line_are_read_as_envoy_does(line: str) -> None:
     assert (head.method, head.target, head.minor) == ("GET", "/", 1)
 
 
-def test_a_line_without_a_version_is_no_http_11() -> None:
-    assert parse_request_head(request("host: a", start="GET /")).minor == 0
+@pytest.mark.parametrize("version", ["", " HTTP/1.0", " HTTP/1.2", " HTTP/2.0", " HTTP/0.9"])
+def test_a_line_with_another_version_is_no_http_11(version: str) -> None:
+    assert parse_request_head(request("host: a", start=f"GET /{version}")).minor == 0
 
 
 def test_folded_lines_are_joined() -> None:
@@ -258,7 +259,7 @@ def test_a_beginning_of_a_request_is_seen_as_such(data: bytes) -> None:
     assert may_begin_request(data)
 
 
-@pytest.mark.parametrize("data", [b"\x16\x03\x01", b"get", b"GET /a HTTP/2.0\r\n", b"GET /a X\r\n", b"hello\r\n"])
+@pytest.mark.parametrize("data", [b"\x16\x03\x01", b"get", b"GET /a HTTP/2\r\n", b"GET /a X\r\n", b"hello\r\n"])
 def test_what_is_no_request_is_seen_early(data: bytes) -> None:
     assert not may_begin_request(data)
 
