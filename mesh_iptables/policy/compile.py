@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from mesh_iptables.errors import UsageError
 from mesh_iptables.policy import istio_schema, osm_schema
-from mesh_iptables.policy.compile_fence import compile_fence
+from mesh_iptables.policy.compile_fence import compile_fence, fence_complaints
 from mesh_iptables.policy.compile_istio import compile_istio
 from mesh_iptables.policy.compile_osm import compile_osm
 from mesh_iptables.policy.complaint import Complaint, Severity
@@ -49,7 +49,8 @@ def compile_sources(
         return replace(compiled, policy=None) if strict and compiled.has_errors else compiled
     if sources:
         raise UsageError("--allow: does not go with --policy: write the hosts into the policy, or leave it out")
-    return Compiled(compile_fence(allow, replace(settings, profile=Profile.FENCE)), ())
+    policy = compile_fence(allow, replace(settings, profile=Profile.FENCE))
+    return Compiled(policy, tuple(fence_complaints(allow)))
 
 
 def compile_policy(documents: Documents, settings: Settings) -> Compiled:

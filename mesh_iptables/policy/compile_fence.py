@@ -18,6 +18,7 @@ from ipaddress import IPv6Address, ip_address
 from mesh_iptables.errors import UsageError
 from mesh_iptables.policy import hosts
 from mesh_iptables.policy.behaviours import behaviour_for
+from mesh_iptables.policy.complaint import Complaint, Severity
 from mesh_iptables.policy.model import (
     ANY_ADDRESS,
     BLACKHOLE_CLUSTER,
@@ -44,6 +45,7 @@ from mesh_iptables.policy.model import (
     WeightedCluster,
 )
 from mesh_iptables.policy.settings import Settings
+from mesh_iptables.policy.special_addresses import special
 
 PROTOCOLS = ("http", "tls", "tcp")
 _ALIASES = {"https": "tls"}
@@ -168,6 +170,26 @@ def compile_fence(entries: Iterable[str], settings: Settings) -> EgressPolicy:
         default=DefaultAction.BLACKHOLE,
         redirect_port=redirect_port,
     )
+
+
+def fence_complaints(entries: Iterable[str]) -> Iterator[Complaint]:
+    """What is allowed, but perhaps not as meant; one for each entry at most."""
+    for entry in dict.fromkeys(entries):
+        each, *_ = parse_allow(entry)
+        name = each.host.removeprefix("*.")
+        if hosts.is_address(name):
+            kind = special(name)
+            if kind:
+                text = f"is {kind}: names that are allowed for its ports may lead there, too"
+                yield Complaint(Severity.NOTE, "allow-special", each.origin, text)
+        elif "." in name:
+            continue
+        elif name != each.host:
+            text = f"allows every name under {name}, also those of whoever registers one"
+            yield Complaint(Severity.WARNING, "allow-broad", each.origin, text)
+        else:
+            text = "has no dot, so that this name and all others are completed by the search list of /etc/resolv.conf"
+            yield Complaint(Severity.WARNING, "allow-search", each.origin, text)
 
 
 def _check_redirect_port(port: int, allowed: Iterable[Allowed]) -> None:

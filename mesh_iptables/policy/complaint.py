@@ -38,6 +38,8 @@ class Complaint:
     def __str__(self) -> str:
         """`egress.yaml:14: Egress/curl/httpbin-80: spec.ports[0].protocol 'htpp' is not one of …`"""
         subject = f"{self.origin.field} {self.text}" if self.origin.field else self.text
+        if not self.origin.line:  # not of a file
+            return f"{self.origin}: {subject}"
         named = f"{self.origin.resource}: " if self.origin.resource else ""
         return f"{self.origin.file}:{self.origin.line}: {named}{subject}"
 

@@ -221,11 +221,19 @@ def _destination(cluster: Cluster | None) -> str:
             port = f", port {cluster.port_override}" if cluster.port_override else ""
             return f"where the client connected{port}"
         case ClusterKind.FORWARD:
-            return f"the requested name as the proxy resolves it, port {cluster.port_override}"
+            return f"the requested name as the proxy resolves it, port {cluster.port_override}{_guard(cluster)}"
         case ClusterKind.STATIC:
             return endpoints or "no endpoint"
         case ClusterKind.STRICT_DNS:
-            return f"all addresses of {endpoints}" if endpoints else "no endpoint"
+            return f"all addresses of {endpoints}{_guard(cluster)}" if endpoints else "no endpoint"
         case ClusterKind.LOGICAL_DNS:
             return f"the first address of {endpoints}"
     assert_never(cluster.kind)
+
+
+def _guard(cluster: Cluster) -> str:
+    """What the addresses of a name must not be."""
+    if not cluster.guarded:
+        return ""
+    but = f" but {' and '.join(cluster.permitted)}" if cluster.permitted else ""
+    return f" (no loopback, link-local or own address{but})"

@@ -6,7 +6,8 @@ import pytest
 
 from mesh_iptables.errors import UsageError
 from mesh_iptables.policy.compile import compile_sources
-from mesh_iptables.policy.compile_fence import compile_fence, parse_allow
+from mesh_iptables.policy.compile_fence import compile_fence, fence_complaints, parse_allow
+from mesh_iptables.policy.complaint import Severity
 from mesh_iptables.policy.explain import Explanation, Question, explain
 from mesh_iptables.policy.model import ClusterKind, DefaultAction, EgressPolicy, Profile
 from mesh_iptables.policy.routing import Reason, Request
@@ -106,6 +107,31 @@ def test_names_are_guarded_and_listed_addresses_permitted_for_their_port() -> No
         "allow|443|tls|requested-name": ("10.0.0.1",),
         "allow|5432|tcp|b.x": (),
     }
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaints"),
+    [
+        ("a.x", []),
+        ("*.a.x", []),
+        ("10.0.0.1", []),
+        ("*.com", ["--allow *.com: allows every name under com, also those of whoever registers one"]),
+        ("127.0.0.1", ["--allow 127.0.0.1: is loopback: names that are allowed for its ports may lead there, too"]),
+    ],
+)
+def test_what_may_not_be_meant_is_told(entry: str, complaints: list[str]) -> None:
+    assert [*map(str, fence_complaints([entry, entry]))] == complaints
+
+
+def test_a_name_that_depends_on_the_search_list_is_told() -> None:
+    (complaint,) = compile_sources([], ["mirror"], Settings()).complaints
+    assert (complaint.id, complaint.severity) == ("allow-search", Severity.WARNING)
+
+
+def test_explain_says_what_a_name_must_not_lead_to() -> None:
+    policy = _fence("a.x", "127.0.0.1:443")
+    assert _http(policy, "a.x").steps[-1].endswith("port 80 (no loopback, link-local or own address)")
+    assert _tls(policy, "a.x").steps[-1].endswith("(no loopback, link-local or own address but 127.0.0.1)")
 
 
 def test_names_with_a_dot_are_not_completed_by_a_search_list() -> None:
