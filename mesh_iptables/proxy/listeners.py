@@ -54,8 +54,7 @@ def _listen(role: Role, address: str, port: int, *, transparent: bool) -> Listen
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # accepted sockets inherit it, which saves a system call for each
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _set_for_accepted(sock)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if transparent:
@@ -65,6 +64,13 @@ def _listen(role: Role, address: str, port: int, *, transparent: bool) -> Listen
     except OSError as error:
         raise MachineError(f"cannot listen on {address} port {port}: {error.strerror or error}") from error
     return Listening(sock, role, own=True)
+
+
+def _set_for_accepted(sock: socket.socket) -> None:
+    """Accepted sockets inherit it, which saves a system call for each."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # some clients may be silent for ever: those that vanished without a FIN must be told from them
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def _make_transparent(sock: socket.socket, family: int) -> None:
@@ -99,7 +105,7 @@ def _adopt(fd: int, name: str, ports: Mapping[int, Role]) -> Listening:
         if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or sock.type != socket.SOCK_STREAM:
             raise OSError("not a listening TCP socket")
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _set_for_accepted(sock)
         port = sock.getsockname()[1]
     except OSError as error:
         raise UsageError(f"--listen-fd: {fd}: {error.strerror or error}") from error

@@ -98,7 +98,7 @@ class Keeper(Protocol):
 class Relay:
     """Both directions of one connection; `done(bytes up, bytes down)` is called once, at its end."""
 
-    __slots__ = ("_done", "_down", "_keeper", "_up", "counted", "idle", "idle_limit")
+    __slots__ = ("_done", "_down", "_keeper", "_up", "counted", "idle_limit", "idle_since")
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Relay:
         self._up = _Flow(client, upstream)
         self._down = _Flow(upstream, client)
         self._done: Callable[[int, int], None] | None = done
-        self.idle = 0  # sweeps since the last byte
+        self.idle_since: float = 0  # when the keeper first looked and no byte had come; 0: one has come since it looked
         self.idle_limit = idle_limit  # seconds; the keeper's affair, as is `counted`
         self.counted = counted
 
@@ -153,7 +153,7 @@ class Relay:
 
     def _copy_once(self, flow: _Flow, opposite: _Flow) -> None:
         """The shortest way for the most frequent case: a small message that is taken whole."""
-        self.idle = 0
+        self.idle_since = 0
         try:
             count = flow.src.recv_into(_SHARED)
         except BlockingIOError:
@@ -180,7 +180,7 @@ class Relay:
         """Any case: `incoming` flows from the socket that something happened to, `outgoing` to it."""
         if self._done is None:
             return
-        self.idle = 0
+        self.idle_since = 0
         try:
             if events & WRITE and outgoing.stuck:
                 self._pump(outgoing, drain=True)

@@ -44,7 +44,9 @@ from mesh_iptables.proxy.wire import Address, Failure, Handler, TlsClient, Wire
 
 _ACCEPTS_PER_ROUND = 64
 _ACCEPT_PAUSE = 0.2  # seconds without descriptors to spare
-_SWEEP = 30.0  # seconds between looks for idle relays
+_SWEEP = 30.0  # seconds between looks for idle relays, unless one may be idle for a short time only
+_SHORTEST_SWEEP = 0.5
+_LOOKS = 4  # at a relay, within the time it may be idle
 _FLUSH = 0.1  # seconds an access log line may wait
 _ADMIN_PATIENCE = 10.0  # seconds for a request to the admin port and for its answer
 _MAX_ADMINS = 32  # connections to it at a time
@@ -91,6 +93,8 @@ class Runtime:
         self.chance = random.Random().random
         self.pipes = PipePool()
         self._relays: set[Relay] = set()
+        self._pace = _SWEEP  # seconds between two looks at them, a part of the shortest time one may be idle
+        self._sweeping: LoopTimer | None = None
         self._open: set[Wire] = set()
         self._inbound: dict[Address, InboundSession] = {}
         self._local: dict[str, bool] = {}
@@ -173,7 +177,7 @@ class Runtime:
         """Serve until told to stop."""
         self._accept_where_possible()
         self.loop.call_soon(self.active.surroundings.clusters.start)
-        self.loop.call_later(_SWEEP, self._sweep)
+        self._sweeping = self.loop.call_later(self._pace, self._sweep)
         self._watch_signals()
         self.loop.failed = self._survive
         _tame_collector()
@@ -441,6 +445,8 @@ class Runtime:
         self._open.discard(client)
         relay = Relay(self, first, second, done, idle, counted=counted)
         self._relays.add(relay)
+        if idle and (pace := _pace_for(idle)) < self._pace:
+            self._look_more_often(pace)
         relay.start(unsent_up, unsent_down, client.unread, upstream.unread)
 
     def relay_over(self, relay: Relay) -> None:
@@ -449,16 +455,25 @@ class Runtime:
         if relay.counted:
             self._left()
 
+    def _look_more_often(self, pace: float) -> None:
+        self._pace = pace
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = self.loop.call_later(self._pace, self._sweep)
+
     def _sweep(self) -> None:
-        self.loop.call_later(_SWEEP, self._sweep)
         self._local.clear()  # addresses come and go
+        now = self.loop.now
+        limits = [relay.idle_limit for relay in self._relays if relay.idle_limit]
+        self._pace = _pace_for(min(limits, default=_CLIENT_IDLE))
+        self._sweeping = self.loop.call_later(self._pace, self._sweep)
         for relay in list(self._relays):
-            relay.idle += 1
-            if relay.idle_limit and relay.idle * _SWEEP > relay.idle_limit + _SWEEP:
+            if not relay.idle_since:
+                relay.idle_since = now
+            elif relay.idle_limit and now - relay.idle_since >= relay.idle_limit:
                 relay.abort()
-        before = self.loop.now - _CLIENT_IDLE
         for wire in list(self._open):
-            if getattr(wire.handler, "last_used", self.loop.now) < before:
+            if getattr(wire.handler, "last_used", now) < now - _CLIENT_IDLE:
                 retire = getattr(wire.handler, "retire", None)
                 if retire is not None:
                     retire()
@@ -485,6 +500,11 @@ class Runtime:
 
 
 _CLIENT_IDLE = 3600.0  # seconds without a request on an HTTP connection
+
+
+def _pace_for(idle: float) -> float:
+    """Seconds between two looks at relays of which one may be idle for so long."""
+    return min(_SWEEP, max(_SHORTEST_SWEEP, idle / _LOOKS))
 
 
 class _Nobody:
