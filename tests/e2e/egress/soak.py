@@ -19,18 +19,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 from . import clients
 from .clients import Answer
-from .engines import Engine, EngineError, Settings, resident
+from .engines import ADMIN, Engine, EngineError, Settings, resident
 from .say import say
 from .schema import Http, Identity, read_stream
-from .world import World, allow_many_connections, build
+from .world import World, allow_many_connections, build, look_for_vanished_peers
+from .world import run as run_command
 
 POLICY = Path(__file__).with_name("soak.yaml")
 SITE = "192.0.2.10"
 GET = b"GET /status/200 HTTP/1.1\r\nhost: fixed.example.com\r\n\r\n"
 GROWTH = 3 * 1024  # KiB that may stay after many connections have come and gone
+LIMIT = 30  # connections, for the check of that name
+DRAIN_TIME = 8  # seconds
 SETTLE = 0.5  # seconds for the proxy to notice that peers are gone
 
 
@@ -62,6 +67,13 @@ class Soak:
         answer = get("fixed.example.com")
         self.expect(answer.status == 200, f"afterwards a request got {answer.status or answer.error}")
         self.expect(answer.elapsed < limit, f"afterwards a request took {answer.elapsed:.2f} s")
+
+    def expect_few_descriptors(self) -> None:
+        """What was many connections is none any more, in a while."""
+        limit = time.monotonic() + 20
+        while self.descriptors() > 30 and time.monotonic() < limit:
+            time.sleep(0.1)
+        self.expect(self.descriptors() <= 30, f"{self.descriptors()} descriptors stay open")
 
     @contextmanager
     def nothing_stays(self, growth: int = GROWTH) -> Iterator[None]:
@@ -193,6 +205,133 @@ def half_open(soak: Soak) -> None:
     soak.still_serves()
 
 
+def vanished(soak: Soak) -> None:
+    """Peers that go without a packet: neither FIN nor RST ever comes."""
+    _vanished_sites(soak)
+    _vanished_clients(soak)
+    soak.still_serves()
+
+
+def _vanished_sites(soak: Soak) -> None:
+    tunnels = [_talking() for _ in range(soak.count(300))]
+    pooled = [_served() for _ in range(soak.count(300))]
+    with silent("eth0"):
+        started = time.monotonic()
+        for sock in tunnels:
+            soak.expect(_is_ended(sock), "a tunnel outlived its idle timeout")
+        soak.notes.append(f"{len(tunnels)} tunnels ended after {time.monotonic() - started:.1f} s")
+        for sock in (*tunnels, *pooled):
+            sock.close()
+        soak.expect_few_descriptors()
+
+
+def _vanished_clients(soak: Soak) -> None:
+    """Some with a tunnel, some after an answer, some in the middle of a request, some before the first byte."""
+    count = soak.count(200)
+    gone = [make() for make in (_talking, _served, _begun, lambda: opened(80)) for _ in range(count)]
+    with silent("lo"):
+        started = time.monotonic()
+        for sock in gone:
+            sock.close()
+        soak.expect_few_descriptors()
+        soak.notes.append(f"{len(gone)} clients noticed after {time.monotonic() - started:.1f} s")
+
+
+def _talking() -> socket.socket:
+    sock = opened(9000)
+    sock.sendall(b"x")
+    sock.recv(64)
+    return sock
+
+
+def _served() -> socket.socket:
+    sock = opened(80)
+    sock.sendall(GET)
+    sock.recv(4096)
+    return sock
+
+
+def _begun() -> socket.socket:
+    sock = opened(80)
+    sock.sendall(GET[:30])
+    return sock
+
+
+def _is_ended(sock: socket.socket) -> bool:
+    with suppress(ConnectionResetError):
+        return sock.recv(64) == b""
+    return True
+
+
+@contextmanager
+def silent(interface: str) -> Iterator[None]:
+    """Lose every packet on an interface; of the loopback one, those to and from the proxy."""
+    ports = ["--sport", "15001"], ["--dport", "15001"]
+    words = [["-p", "tcp", *port] for port in ports] if interface == "lo" else [[]]
+    rules = [
+        [chain, way, interface, *match, "-j", "DROP"]
+        for chain, way in (("INPUT", "-i"), ("OUTPUT", "-o"))
+        for match in words
+    ]
+    for rule in rules:
+        run_command("iptables", "-w", "-I", *rule)
+    try:
+        yield
+    finally:
+        for rule in rules:
+            run_command("iptables", "-w", "-D", *rule)
+
+
+def limit(soak: Soak) -> None:
+    """More clients than there may be: they wait, an operator does not, and they are served when others go."""
+    resting = [_served() for _ in range(LIMIT)]
+    waiting = [opened(80) for _ in range(20)]
+    for sock in waiting:
+        sock.sendall(GET)
+        sock.settimeout(0.02)
+        with suppress(TimeoutError):
+            soak.expect(not sock.recv(4096), "a client too many was served")
+    soak.expect("downstream_cx_overload_active: 1" in admin("/stats"), "the statistics know of no overload")
+    soak.expect(admin("/ready") == "LIVE\n", "the admin port is closed, too")
+    for sock in resting:
+        sock.close()
+    started = time.monotonic()
+    for sock in waiting:
+        sock.settimeout(10)
+        soak.expect(sock.recv(4096).startswith(b"HTTP/1.1 200"), "a client that waited was not served")
+        sock.close()
+    soak.notes.append(f"{len(waiting)} that waited were served in {time.monotonic() - started:.2f} s")
+    soak.still_serves()
+    soak.expect("downstream_cx_overload_active: 0" in admin("/stats"), "the overload does not end")
+
+
+def admin(path: str) -> str:
+    with urlopen(f"http://127.0.0.1:{ADMIN}{path}", timeout=5) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def drain(soak: Soak) -> None:
+    """SIGTERM: idle HTTP and silent clients go, requests are answered, TCP may go on for the drain time."""
+    tunnel, idle_, mute = _talking(), _served(), opened(80)
+    busy = opened(80)
+    busy.sendall(b"GET /delay/1 HTTP/1.1\r\nhost: fixed.example.com\r\n\r\n")
+    time.sleep(0.2)
+    soak.engine.process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    soak.expect(_is_ended(idle_) and _is_ended(mute), "an idle client was not closed")
+    soak.expect(time.monotonic() - started < 0.7, "an idle client was not closed at once")
+    answer = busy.recv(4096)
+    soak.expect(answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer, "a request was not answered")
+    tunnel.sendall(b"y")
+    soak.expect(tunnel.recv(64).endswith(b"y"), "a tunnel was cut off")
+    tunnel.close()
+    soak.expect(soak.engine.process.wait(10) == 0, f"it ended with status {soak.engine.process.returncode}")
+    taken = time.monotonic() - started
+    soak.notes.append(f"ended after {taken:.1f} s")
+    soak.expect(taken < DRAIN_TIME / 2, f"it waited {taken:.1f} s for nobody")
+
+
 def dns(soak: Soak) -> None:
     """A name server that answers late, wrongly, not at all, and then again."""
     order = soak.world.outside.order
@@ -253,19 +392,38 @@ CHECKS: dict[str, Callable[[Soak], None]] = {
     "stalled": stalled,
     "resets": resets,
     "half-open": half_open,
+    "vanished": vanished,
+    "limit": limit,
     "dns": dns,
     "reload": reload,
+    "drain": drain,
 }
 
 
-# the proxy's own limit leaves two descriptors for each connection; idle HTTP connections need only one
-OPTIONS = {"idle": ["--max-connections", "15000"]}
+_IMPATIENT = {
+    "apiVersion": "networking.istio.io/v1",
+    "kind": "DestinationRule",
+    "metadata": {"name": "impatient"},
+    "spec": {
+        "host": "*.example.com",
+        "trafficPolicy": {"connectionPool": {"tcp": {"idleTimeout": "3s"}, "http": {"idleTimeout": "3s"}}},
+    },
+}
+MORE: dict[str, list[dict[str, Any]]] = {"vanished": [_IMPATIENT]}
+OPTIONS = {
+    # the proxy's own limit leaves two descriptors for each connection; idle HTTP connections need only one
+    "idle": ["--max-connections", "15000"],
+    "vanished": ["--option", "header_timeout=2s"],
+    "limit": ["--max-connections", str(LIMIT)],
+    "drain": ["--drain-time", str(DRAIN_TIME)],
+}
 
 
 def run(world: World, engine_name: str, name: str, scale: float) -> str:
     """One check with a proxy of its own; the line to print."""
     settings = Settings(engine_name, "istio", None, {}, Identity())
-    engine = Engine(world, settings, read_stream(POLICY), f"soak-{name}", OPTIONS.get(name, ()))
+    documents = [*read_stream(POLICY), *MORE.get(name, [])]
+    engine = Engine(world, settings, documents, f"soak-{name}", OPTIONS.get(name, ()))
     try:
         engine.wait_until_ready()
         time.sleep(1.0)
@@ -293,6 +451,7 @@ def main() -> None:
     options = parser.parse_args()
     with build(options.world, options.pki, options.folder) as world:
         allow_many_connections()
+        look_for_vanished_peers()
         for name in options.check or CHECKS:
             say(run(world, options.engine, name, options.scale))
 
