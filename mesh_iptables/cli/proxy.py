@@ -142,6 +142,7 @@ def _admin_address(text: str) -> tuple[str, int]:
 
 def _run_envoy(request: PolicyRequest, policy: EgressPolicy, admin: str, access_log: str, *, as_json: bool) -> int:
     from mesh_iptables.policy.envoy import Site
+    from mesh_iptables.policy.envoy_guard import greeted_unseen
     from mesh_iptables.proxy.envoy import EnvoyEngine
     from mesh_iptables.proxy.own_addresses import own_networks
 
@@ -151,6 +152,8 @@ def _run_envoy(request: PolicyRequest, policy: EgressPolicy, admin: str, access_
         ipv6=os.path.exists("/proc/net/if_inet6"),
         own_addresses=tuple(str(network) for network in own_networks() if not network.is_loopback),
     )
+    for origin in greeted_unseen(policy):
+        _say(f"note: {origin}: a site that speaks first is heard before Envoy looks at its address")
     return EnvoyEngine(lambda: request.policy(_report), site, _say).run(policy)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network
 
 from mesh_iptables.policy.envoy_routes import Message, typed
-from mesh_iptables.policy.model import Behaviour, Cluster
+from mesh_iptables.policy.model import Behaviour, Cluster, ClusterKind, EgressPolicy, Origin
 from mesh_iptables.policy.special_addresses import refused_networks
 
 _NETWORK = "envoy.extensions.filters.network"
@@ -32,6 +32,11 @@ def tcp_guard(cluster: Cluster, own: tuple[str, ...], behaviour: Behaviour) -> M
     rules = _rules(_networks(cluster.permitted, own, behaviour))
     config = typed(f"{_NETWORK}.rbac.v3.RBAC", stat_prefix="guard", rules=rules)
     return {"name": "envoy.filters.network.rbac", "typed_config": config}
+
+
+def greeted_unseen(policy: EgressPolicy) -> list[Origin]:
+    """Entries whose site may send a greeting through: the filter looks when the client sends, not before."""
+    return [each.origin for each in policy.clusters.values() if each.guarded and each.kind is ClusterKind.STRICT_DNS]
 
 
 def fixed_name(cluster: Cluster) -> Message:

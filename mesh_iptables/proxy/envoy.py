@@ -76,6 +76,8 @@ class EnvoyEngine:
         words = ["--restart-epoch", str(self._epoch), "--base-id", str(self._base_id)]
         words += ["--drain-time-s", str(_DRAIN), "--parent-shutdown-time-s", str(_DRAIN + 1)]
         words += ["--file-flush-interval-msec", str(_LOG_FLUSH_MS), "--log-level", "warning"]
+        # it warns of each request that leads to no address at all, as one that is refused does
+        words += ["--component-log-level", "rbac:error"]
         self._children.append(subprocess.Popen([*self._words(policy), *words], preexec_fn=self._before_exec))
         self._epoch += 1
 

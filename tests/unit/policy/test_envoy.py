@@ -14,6 +14,7 @@ import pytest
 
 from mesh_iptables.policy.compile_fence import compile_fence
 from mesh_iptables.policy.envoy import Site, bootstrap
+from mesh_iptables.policy.envoy_guard import greeted_unseen
 from mesh_iptables.policy.model import EgressPolicy, HeaderStyle, Identity, Profile
 from mesh_iptables.policy.settings import Options, Settings
 from tests.unit.policy.samples import (
@@ -146,6 +147,11 @@ def test_a_fence_looks_at_every_address_before_it_is_used() -> None:
         assert ("127.0.0.0/8" in refused) is (name != "0.0.0.0_80")  # of which a hole is left out
         assert [*_values(filters, "save_upstream_address")] == [True]
     assert [*_values(by_name["0.0.0.0_5432"], "inline_string")][:2] == ["b.x", "5432"]
+
+
+def test_sites_that_are_heard_before_their_address_is_seen_are_told() -> None:
+    policy = compile_fence(["a.x", "b.x:5432/tcp", "10.0.0.1:22"], Settings(Profile.FENCE))
+    assert [origin.resource for origin in greeted_unseen(policy)] == ["b.x:5432/tcp"]
 
 
 _RESOLVES_AND_LOOKS = {
