@@ -1,8 +1,10 @@
-"""Every example does what its comments say."""
+"""Every example does what its comments say, and prints what its page shows."""
 
 from __future__ import annotations
 
 import pytest
+
+from tests.e2e.test_docs import matches
 
 from .example import EXAMPLES, names, run_example
 
@@ -16,5 +18,8 @@ def test_example_has_a_page(name: str) -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", names())
 def test_example_runs_as_expected(name: str) -> None:
-    lines = run_example(name)
-    assert lines[-1:] == ["as expected"], "\n".join(lines)
+    printed = "\n".join(run_example(name))
+    assert printed.endswith("\nas expected"), printed
+    _, _, behind = (EXAMPLES / name / "README.md").read_text().partition(f"$ scripts/example {name}\n")
+    shown = behind.partition("```")[0]
+    assert not shown or matches(shown, printed), printed
