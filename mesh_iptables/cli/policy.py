@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from mesh_iptables.cli.policy_options import PolicyRequest, policy_options, system_ca_bundle
+from mesh_iptables.cli.policy_options import PolicyRequest, policy_options
+from mesh_iptables.cli.site import Place, admin_address, family_here, place_options, site_here
+from mesh_iptables.cli.site import site as described
 from mesh_iptables.errors import UsageError
 
 if TYPE_CHECKING:
@@ -299,9 +301,8 @@ def _strings(message: Message, name: str) -> Iterable[object]:
 @click.option("--access-log", default="-", show_default=True, metavar="FILE|-")
 @click.option("--access-log-json", is_flag=True, help="Lines of JSON instead of text.")
 @click.option("--ipv6", is_flag=True, help="Take IPv6 destinations too.")
-@click.option("--pod-name", default="mesh-iptables", envvar="POD_NAME", show_envvar=True, help="For the node id.")
-@click.option("--pod-address", default="127.0.0.1", envvar="INSTANCE_IP", show_envvar=True, help="For the node id.")
-@click.option("--ca-bundle", metavar="FILE", help="The system's certificates [default: where they usually are].")
+@click.option("--here", is_flag=True, help="Look at this network namespace, as `proxy` does: for IPv6, own addresses.")
+@place_options
 def envoy(
     request: PolicyRequest,
     *,
@@ -309,23 +310,17 @@ def envoy(
     access_log: str,
     access_log_json: bool,
     ipv6: bool,
-    pod_name: str,
-    pod_address: str,
-    ca_bundle: str | None,
+    here: bool,
+    place: Place,
 ) -> int:
-    """A complete static bootstrap for Envoy (v3), as `proxy --engine envoy` runs it."""
-    from mesh_iptables.policy.envoy import Site, bootstrap
+    """A complete static bootstrap for Envoy (v3); with --here the one that `proxy --engine envoy` runs."""
+    from mesh_iptables.policy.envoy import bootstrap
 
-    _, address, port, _ = _target(admin)
-    site = Site(
-        address,
-        port,
-        access_log,
-        json_log=access_log_json,
-        pod_address=pod_address,
-        pod_name=pod_name,
-        ca_bundle=ca_bundle or system_ca_bundle(),
-        ipv6=ipv6,
-    )
+    address = admin_address(admin)
+    if here:
+        site = site_here(place, address, access_log, json_log=access_log_json)
+        request = request.resolving(family_here())
+    else:
+        site = described(place, address, access_log, json_log=access_log_json, ipv6=ipv6, own_addresses=())
     _print_json(bootstrap(_compiled(request), site))
     return 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from mesh_iptables.policy.compile import Compiled
     from mesh_iptables.policy.complaint import Complaint
     from mesh_iptables.policy.model import EgressPolicy
-    from mesh_iptables.policy.settings import Settings
+    from mesh_iptables.policy.settings import DnsFamily, Settings
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -41,6 +40,13 @@ class PolicyRequest:
         from mesh_iptables.policy.compile import compile_sources
 
         return compile_sources(read_sources(self.paths, self._pipes), self.allow, self.settings, strict=self.strict)
+
+    def resolving(self, family: DnsFamily) -> PolicyRequest:
+        """The same, with names looked up in this family, unless the user said which."""
+        options = self.settings.options
+        if options.dns_family is not None:
+            return self
+        return replace(self, settings=replace(self.settings, options=replace(options, dns_family=family)))
 
     def policy(self, report: Callable[[Complaint], None]) -> EgressPolicy:
         """The policy, after all there is to complain went to `report`. Raises PolicyError if nothing compiles."""
@@ -171,17 +177,3 @@ def _read_pipe(path: str, pipes: dict[str, bytes]) -> bytes:
     if path not in pipes:
         pipes[path] = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     return pipes[path]
-
-
-CA_BUNDLES = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-)
-
-
-def system_ca_bundle() -> str:
-    """The system's certificates as one file, which Envoy has to be told: SSL_CERT_FILE, else the usual places."""
-    usual = (path for path in CA_BUNDLES if Path(path).is_file())
-    return os.environ.get("SSL_CERT_FILE") or next(usual, CA_BUNDLES[0])

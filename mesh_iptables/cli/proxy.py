@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import click
 
 from mesh_iptables.cli.policy_options import PolicyRequest, policy_options
+from mesh_iptables.cli.site import Place, admin_address, family_here, place_options, site_here
 from mesh_iptables.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ ENGINES = ("python", "envoy")
     help="Seconds that SIGTERM leaves to requests under way and to TCP connections, which look alike busy or idle. "
     "HTTP connections without a request, and clients that have said nothing, are closed at once.",
 )
+@place_options
 def proxy(
     request: PolicyRequest,
     engine: str,
@@ -75,6 +76,7 @@ def proxy(
     transparent: bool,
     max_connections: int,
     drain_time: float,
+    place: Place,
 ) -> int:
     """Decide for every redirected connection where it may go.
 
@@ -83,9 +85,10 @@ def proxy(
 
     SIGHUP reads the policy anew; a broken one leaves the running policy in force. SIGTERM drains and ends.
     """
+    request = request.resolving(family_here())
     policy = request.policy(_report)
     if engine == "envoy":
-        return _run_envoy(request, policy, admin, access_log, as_json=access_log_format == "json")
+        return _run_envoy(request, policy, place, admin, access_log, json_log=access_log_format == "json")
 
     from mesh_iptables.proxy.access_log import LogFormat
     from mesh_iptables.proxy.listeners import Role, open_port
@@ -114,7 +117,7 @@ def _listening(
     from mesh_iptables.proxy.listeners import Role, handed_in, open_port
     from mesh_iptables.proxy.runtime import opens_outbound
 
-    address, port = _admin_address(admin)
+    address, port = admin_address(admin)
     found = handed_in(fds, {inbound_port: Role.INBOUND, port: Role.ADMIN}, os.environ)
     if not found:
         if opens_outbound(policy):
@@ -126,32 +129,13 @@ def _listening(
     return found
 
 
-def _admin_address(text: str) -> tuple[str, int]:
-    if not text:
-        return "127.0.0.1", 0
-    address, _, port = text.rpartition(":")
-    address = address.strip("[]") or "127.0.0.1"
-    try:
-        ip_address(address)
-        if not 0 < int(port) < 65536:
-            raise ValueError(port)
-    except ValueError as error:
-        raise UsageError(f"--admin: '{text}' is not ADDRESS:PORT") from error
-    return address, int(port)
-
-
-def _run_envoy(request: PolicyRequest, policy: EgressPolicy, admin: str, access_log: str, *, as_json: bool) -> int:
-    from mesh_iptables.policy.envoy import Site
+def _run_envoy(
+    request: PolicyRequest, policy: EgressPolicy, place: Place, admin: str, access_log: str, *, json_log: bool
+) -> int:
     from mesh_iptables.policy.envoy_guard import greeted_unseen
     from mesh_iptables.proxy.envoy import EnvoyEngine
-    from mesh_iptables.proxy.own_addresses import own_networks
 
-    address, port = _admin_address(admin)
-    site = Site(
-        *(address, port, access_log or "/dev/null", as_json),
-        ipv6=os.path.exists("/proc/net/if_inet6"),
-        own_addresses=tuple(str(network) for network in own_networks() if not network.is_loopback),
-    )
+    site = site_here(place, admin_address(admin), access_log, json_log=json_log)
     for origin in greeted_unseen(policy):
         _say(f"note: {origin}: a site that speaks first is heard before Envoy looks at its address")
     return EnvoyEngine(lambda: request.policy(_report), site, _say).run(policy)

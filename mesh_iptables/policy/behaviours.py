@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mesh_iptables.policy.model import Behaviour, ExpectContinue, HeaderStyle, Profile
-from mesh_iptables.policy.settings import Settings
+from mesh_iptables.policy.settings import DnsFamily, Settings
 
 _PROFILES: Mapping[Profile, Behaviour] = {
     Profile.ISTIO: Behaviour(),
@@ -33,5 +33,6 @@ def behaviour_for(settings: Settings, *, dns_refresh: float | None = None) -> Be
         header_style=options.header_style or behaviour.header_style,
         accept_http_10=options.accept_http_10,
         header_timeout=options.header_timeout,
+        ipv6=options.dns_family is DnsFamily.IPV6,
         dns_refresh=options.dns_refresh or dns_refresh or behaviour.dns_refresh,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TypeVar
 
 from mesh_iptables.errors import UsageError
 from mesh_iptables.policy.durations import parse_duration
@@ -11,6 +13,15 @@ from mesh_iptables.policy.model import HeaderStyle, Identity, Profile
 
 PROFILES = ("istio", "osm")
 COMPATS = ("1.0",)
+
+_Choice = TypeVar("_Choice", bound=Enum)
+
+
+class DnsFamily(Enum):
+    """Which addresses of a name are looked up."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +34,7 @@ class Options:
     pin_original_dst: bool = False
     header_style: HeaderStyle | None = None
     header_timeout: float = 60.0
+    dns_family: DnsFamily | None = None  # None: IPv4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +94,11 @@ def _boolean(text: str) -> bool:
     return words[text.lower()]
 
 
-def _header_style(text: str) -> HeaderStyle:
-    styles = [style.value for style in HeaderStyle]
-    if text not in styles:
-        raise ValueError(f"'{text}' is not one of {', '.join(styles)}")
-    return HeaderStyle(text)
+def _one_of(choices: type[_Choice], text: str) -> _Choice:
+    values = [choice.value for choice in choices]
+    if text not in values:
+        raise ValueError(f"'{text}' is not one of {', '.join(values)}")
+    return choices(text)
 
 
 def _positive_duration(text: str) -> float:
@@ -101,6 +113,7 @@ _PARSERS: Mapping[str, Callable[[Options, str], Options]] = {
     "listener_filter_timeout": lambda options, text: replace(options, listener_filter_timeout=parse_duration(text)),
     "dns_refresh": lambda options, text: replace(options, dns_refresh=_positive_duration(text)),
     "pin_original_dst": lambda options, text: replace(options, pin_original_dst=_boolean(text)),
-    "header_style": lambda options, text: replace(options, header_style=_header_style(text)),
+    "header_style": lambda options, text: replace(options, header_style=_one_of(HeaderStyle, text)),
     "header_timeout": lambda options, text: replace(options, header_timeout=_positive_duration(text)),
+    "dns_family": lambda options, text: replace(options, dns_family=_one_of(DnsFamily, text)),
 }

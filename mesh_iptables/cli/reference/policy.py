@@ -152,6 +152,10 @@ PROFILE_OPTIONS = {
     ),
     "header_style": f"{codes(style.value for style in HeaderStyle)}: whose headers answers carry",
     "header_timeout": "how long a client may take for the head of a request",
+    "dns_family": (
+        f"{codes(family.value for family in settings.DnsFamily)}: which addresses of a name are looked up; without it "
+        "`proxy` takes IPv6 where the pod has no IPv4, as Istio does, and `policy` takes IPv4"
+    ),
 }
 
 
