@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 
-from mesh_iptables.proxy.wire import Address
-
 _BLANK = "\\x20"
 
 
@@ -25,8 +23,8 @@ class Record:
     policy's. `received` and `sent` count bytes from and to the client.
     """
 
-    peer: Address
-    original: Address
+    peer: tuple[str, int]
+    original: tuple[str, int]
     seconds: float
     started: float = 0.0
     method: str = ""
@@ -110,7 +108,7 @@ class Formatter:
         return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
-def _joined(address: Address) -> str:
+def _joined(address: tuple[str, int]) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

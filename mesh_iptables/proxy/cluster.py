@@ -7,7 +7,6 @@ connection the request comes from.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from itertools import islice
@@ -138,128 +137,19 @@ class Queue(Protocol):
         """Close connections that wait since before `before`."""
 
 
-ConnectionMaker = Callable[["Pool"], Pooled]
-"""Begins to connect for a pool, which hears of the outcome by `opened` or `failed`."""
+class PoolMaker(Protocol):
+    """Makes the pool of a host; `name` is that of the TLS server, where it comes from the request."""
 
-
-class Pool:
-    """Connections to one host, and the requests that wait for one."""
-
-    __slots__ = ("cluster", "connecting", "host", "idle", "name", "open", "waiting")
-
-    def __init__(self, cluster: ClusterState, host: Host, name: str) -> None:
-        self.cluster = cluster
-        self.host = host
-        self.name = name
-        self.idle: list[Pooled] = []
-        self.waiting: deque[Waiter] = deque()
-        self.connecting = 0
-        self.open = 0
-
-    def request(self, waiter: Waiter) -> None:
-        """An idle connection at once, or a place in the queue."""
-        cluster = self.cluster
-        limits = cluster.config.limits
-        if self.idle:
-            if cluster.requests >= limits.max_requests:
-                waiter.refused(self.host, Failure.OVERFLOW, "overflow")
-                return
-            self._give(self.idle.pop(), waiter)
-            return
-        if cluster.pending >= limits.max_pending_requests:
-            waiter.refused(self.host, Failure.OVERFLOW, "overflow")
-            return
-        cluster.pending += 1
-        self.waiting.append(waiter)
-        self._connect()
-
-    def forget(self, waiter: Waiter) -> None:
-        """A waiter that gave up."""
-        try:
-            self.waiting.remove(waiter)
-        except ValueError:
-            return
-        self.cluster.pending -= 1
-
-    def _connect(self) -> None:
-        cluster = self.cluster
-        while self.connecting < len(self.waiting):
-            # the first connection of a pool is made whatever the limit says, or nothing would ever move
-            if cluster.connections >= cluster.config.limits.max_connections and self.open:
-                return
-            self.connecting += 1
-            self.open += 1
-            cluster.connections += 1
-            self.host.connections += 1
-            cluster.make(self)
-
-    def _give(self, connection: Pooled, waiter: Waiter) -> None:
-        self.cluster.requests += 1
-        self.host.active += 1
-        waiter.ready(connection, self.host)
-
-    def opened(self, connection: Pooled) -> None:
-        """A connection is there."""
-        self.connecting -= 1
-        self.release(connection)
-
-    def release(self, connection: Pooled) -> None:
-        """A connection is free for the next request."""
-        cluster = self.cluster
-        while self.waiting:
-            waiter = self.waiting.popleft()
-            cluster.pending -= 1
-            if cluster.requests < cluster.config.limits.max_requests:
-                self._give(connection, waiter)
-                return
-            waiter.refused(self.host, Failure.OVERFLOW, "overflow")
-        connection.idle_since = cluster.outside.now
-        if cluster.retired:
-            connection.close()
-        else:
-            self.idle.append(connection)
-            if not cluster.sweeping:
-                cluster.keep_tidy()
-
-    def failed(self, failure: Failure, detail: str) -> None:
-        """A connection could not be made: all who wait for this host are told, as Envoy does."""
-        self.connecting -= 1
-        waiting, self.waiting = self.waiting, deque()
-        self.cluster.pending -= len(waiting)
-        self.gone()
-        for waiter in waiting:
-            waiter.refused(self.host, failure, detail)
-
-    def finished(self) -> None:
-        """A request is over, whatever becomes of its connection."""
-        self.cluster.requests -= 1
-        self.host.active -= 1
-
-    def gone(self) -> None:
-        """A connection has ended."""
-        self.open -= 1
-        self.host.connections -= 1
-        self.cluster.connections -= 1
-        self._connect()
-        self.cluster.tidy_host(self.host)
-
-    def drop_idle(self, before: float) -> None:
-        """Close connections that wait since before `before`."""
-        idle, self.idle = self.idle, []
-        for connection in idle:
-            if connection.idle_since < before:
-                connection.close()
-            else:
-                self.idle.append(connection)
+    def __call__(self, cluster: ClusterState, host: Host, name: str, *, http2: bool) -> Queue: ...
 
 
 class ClusterState:
     """One cluster of the policy in force."""
 
-    def __init__(self, config: Cluster, outside: Outside, names: Names, make: ConnectionMaker) -> None:
+    def __init__(self, config: Cluster, outside: Outside, names: Names, make_pool: PoolMaker) -> None:
         self.config = config
         self.outside = outside
-        self.make = make
+        self._make_pool = make_pool
         self.connections = 0
         self.pending = 0
         self.requests = 0
@@ -414,15 +304,8 @@ class ClusterState:
             key += _HTTP2_POOL
         pool = host.pools.get(key)
         if pool is None:
-            pool = host.pools[key] = self._pool(host, name if self.named_pools else "", http2=http2)
+            pool = host.pools[key] = self._make_pool(self, host, name if self.named_pools else "", http2=http2)
         return pool
-
-    def _pool(self, host: Host, name: str, *, http2: bool) -> Queue:
-        if not http2:
-            return Pool(self, host, name)
-        from mesh_iptables.proxy.http2_upstream import Http2Pool  # few sites speak it in clear text
-
-        return Http2Pool(self, host, name)
 
     def tidy_host(self, host: Host) -> None:
         """Hosts that came with a request go with their last connection, pools without one go too."""
@@ -529,11 +412,11 @@ def tls_client(tls: TlsOrigination, name: str, alpn: tuple[str, ...] = ()) -> Tl
 class Clusters:
     """All clusters of one policy, made when first used, except those whose names must be resolved beforehand."""
 
-    def __init__(self, configs: Mapping[str, Cluster], outside: Outside, names: Names, make: ConnectionMaker) -> None:
+    def __init__(self, configs: Mapping[str, Cluster], outside: Outside, names: Names, make_pool: PoolMaker) -> None:
         self._configs = configs
         self._outside = outside
         self._names = names
-        self._make = make
+        self._make_pool = make_pool
         self._states: dict[str, ClusterState] = {}
         self._retired = False
 
@@ -555,7 +438,7 @@ class Clusters:
         if state is None and name in self._configs:
             config = self._configs[name]
             kind = _OriginalDst if config.kind is ClusterKind.ORIGINAL_DST else ClusterState
-            state = self._states[name] = kind(config, self._outside, self._names, self._make)
+            state = self._states[name] = kind(config, self._outside, self._names, self._make_pool)
         return state
 
     def retire(self) -> None:

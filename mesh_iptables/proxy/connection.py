@@ -15,10 +15,10 @@ from mesh_iptables.policy.model import TcpAction
 from mesh_iptables.policy.routing import Deny, Reason, RouteIndex, pick
 from mesh_iptables.proxy.access_log import Record
 from mesh_iptables.proxy.cluster import ClusterState, Host, open_tcp
-from mesh_iptables.proxy.exchange import Surroundings
 from mesh_iptables.proxy.http_connection import HttpConnection
 from mesh_iptables.proxy.router import Router
 from mesh_iptables.proxy.sniff import Sniffer, SniffLimit
+from mesh_iptables.proxy.surroundings import Surroundings
 from mesh_iptables.proxy.wire import Address, Failure, Timer, Wire
 
 _UNKNOWN: Address = ("", 0)

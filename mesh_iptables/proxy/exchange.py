@@ -8,7 +8,6 @@ it, which is what makes retries safe against late events.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from mesh_iptables.policy.model import (
@@ -25,13 +24,12 @@ from mesh_iptables.policy.routing import Reason, pick
 from mesh_iptables.proxy.access_log import Record
 from mesh_iptables.proxy.answers import AnswerHead, LocalReply, local_lines, refused_upgrade, switching
 from mesh_iptables.proxy.balance import digest
-from mesh_iptables.proxy.cluster import Clusters, ClusterState, Host, Pooled, Queue
+from mesh_iptables.proxy.cluster import ClusterState, Host, Pooled, Queue
 from mesh_iptables.proxy.http1 import HTTP2, Fields, ResponseHead
-from mesh_iptables.proxy.request_ids import RequestIds
 from mesh_iptables.proxy.router import Plan, Router, Way
-from mesh_iptables.proxy.stats import Stats
+from mesh_iptables.proxy.surroundings import Surroundings
 from mesh_iptables.proxy.upstream import Http1Upstream, OutgoingHead
-from mesh_iptables.proxy.wire import HIGH_WATER, Address, Failure, Outside, Timer
+from mesh_iptables.proxy.wire import HIGH_WATER, Address, Failure, Timer
 
 _KEPT_BODY = 1 << 20  # of a request, for another try; a larger one is tried once
 _GRPC_TOKENS = {
@@ -98,23 +96,6 @@ class Client(Protocol):
 
     def resume_body(self) -> None:
         """Go on with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all exchanges of one policy share."""
-
-    outside: Outside
-    clusters: Clusters
-    stats: Stats
-    ids: RequestIds
-    logging: bool
-
-    def refused(self, reply: LocalReply, peer: Address, original: Address, sni: str) -> None:
-        """Log bytes that were no request."""
-        if self.logging:
-            record = Record(peer, original, 0.0, status=reply.status, flags=reply.flags, detail=reply.detail, sni=sni)
-            self.outside.log(record)
 
 
 class Exchange:

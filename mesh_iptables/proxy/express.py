@@ -7,17 +7,31 @@ where this one stood, and gets to hear of it instead.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from mesh_iptables.proxy.answers import AnswerHead
 from mesh_iptables.proxy.cluster import ClusterState, Host
-from mesh_iptables.proxy.exchange import Exchange
+from mesh_iptables.proxy.exchange import Client, Exchange
 from mesh_iptables.proxy.http1 import Fields, ResponseHead
-from mesh_iptables.proxy.router import Plan, Way
+from mesh_iptables.proxy.router import Plan, Router, Way
+from mesh_iptables.proxy.surroundings import Surroundings
+from mesh_iptables.proxy.upstream import Http1Upstream
 from mesh_iptables.proxy.wire import Address, Failure
 
-if TYPE_CHECKING:
-    from mesh_iptables.proxy.http_connection import HttpConnection
-    from mesh_iptables.proxy.upstream import Http1Upstream
+
+class ExpressClient(Client, Protocol):
+    """What this takes of a client's connection besides."""
+
+    surroundings: Surroundings
+    router: Router
+    peer: Address
+    sni: str
+
+    def answer_whole(self, head: AnswerHead, extra: bytes, payload: bytes) -> None:
+        """Like `answer`, for all of an answer."""
+
+    def hand_over(self, exchange: Exchange) -> None:
+        """The short way was not for this request."""
 
 
 class Express:
@@ -27,7 +41,7 @@ class Express:
 
     digest: int | None = None
 
-    def __init__(self, client: HttpConnection, original: Address) -> None:
+    def __init__(self, client: ExpressClient, original: Address) -> None:
         self._client = client
         self.original = original
         self._plan: Plan | None = None

@@ -25,9 +25,10 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
 from mesh_iptables.proxy.answers import AnswerHead, LocalReply
-from mesh_iptables.proxy.exchange import Exchange, Surroundings
+from mesh_iptables.proxy.exchange import Exchange
 from mesh_iptables.proxy.http1 import CHUNKED, HTTP2, METHODS, Fields, RequestHead, ResponseHead
 from mesh_iptables.proxy.router import Router
+from mesh_iptables.proxy.surroundings import Surroundings
 from mesh_iptables.proxy.upstream import Http1Upstream
 from mesh_iptables.proxy.wire import Address, Failure, Wire
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mesh_iptables.proxy.answers import AnswerHead, LocalReply, local_lines
 from mesh_iptables.proxy.cluster import Host
-from mesh_iptables.proxy.exchange import Exchange, Surroundings
+from mesh_iptables.proxy.exchange import Exchange
 from mesh_iptables.proxy.express import Express
 from mesh_iptables.proxy.http1 import (
     CHUNKED,
@@ -26,6 +26,7 @@ from mesh_iptables.proxy.http1 import (
 )
 from mesh_iptables.proxy.router import Plan, Router, Way, malformed_reply
 from mesh_iptables.proxy.sniff import H2_PREFACE
+from mesh_iptables.proxy.surroundings import Surroundings
 from mesh_iptables.proxy.upstream import Http1Upstream
 from mesh_iptables.proxy.wire import Address, Failure, Timer, Wire
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from mesh_iptables.policy.model import Mirror
 from mesh_iptables.proxy.cluster import ClusterState, Destination, Host, Pooled, Queue
-from mesh_iptables.proxy.exchange import Surroundings
 from mesh_iptables.proxy.http1 import CHUNKED, Fields, ResponseHead
 from mesh_iptables.proxy.router import Plan
+from mesh_iptables.proxy.surroundings import Surroundings
 from mesh_iptables.proxy.upstream import Http1Upstream, OutgoingHead
 from mesh_iptables.proxy.wire import Address, Failure
 

@@ -25,21 +25,21 @@ from mesh_iptables.proxy.cluster import Clusters
 from mesh_iptables.proxy.connection import Active, Connection
 from mesh_iptables.proxy.dns import Resolver
 from mesh_iptables.proxy.dns_socket import SocketAsker
-from mesh_iptables.proxy.exchange import Surroundings
 from mesh_iptables.proxy.inbound import InboundSession
 from mesh_iptables.proxy.listeners import Listening, Role
 from mesh_iptables.proxy.log_file import LogFile
 from mesh_iptables.proxy.loop import LEVEL_READ, Loop, LoopTimer
 from mesh_iptables.proxy.original_dst import plain, read_original_dst
 from mesh_iptables.proxy.own_addresses import is_own
+from mesh_iptables.proxy.pools import make_pool
 from mesh_iptables.proxy.relay import PipePool, Relay
 from mesh_iptables.proxy.reload import Reload
 from mesh_iptables.proxy.request_ids import RequestIds
 from mesh_iptables.proxy.resolv import ResolvConf, parse_hosts, parse_resolv_conf
 from mesh_iptables.proxy.sockets import SocketWire
 from mesh_iptables.proxy.stats import Stats
+from mesh_iptables.proxy.surroundings import Surroundings
 from mesh_iptables.proxy.tunnel import Tunnel
-from mesh_iptables.proxy.upstream import make_upstream
 from mesh_iptables.proxy.wire import Address, Failure, Handler, TlsClient, Wire
 
 _ACCEPTS_PER_ROUND = 64
@@ -125,7 +125,7 @@ class Runtime:
         self._resolver.refresh = policy.behaviour.dns_refresh
         self._resolver.ipv6 = policy.behaviour.ipv6
         self._resolver.absolute = policy.behaviour.absolute_names
-        clusters = Clusters(policy.clusters, self, self._resolver, make_upstream)
+        clusters = Clusters(policy.clusters, self, self._resolver, make_pool)
         surroundings = Surroundings(self, clusters, self.stats, RequestIds(), self._log is not None)
         return Active(PolicyIndex(policy), surroundings)
 

@@ -1,10 +1,11 @@
-"""An HTTP/1.1 connection to a site: one request at a time, its answer taken apart. No I/O of its own."""
+"""HTTP/1.1 connections to a site: one request at a time, its answer taken apart. No I/O of its own."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
-from mesh_iptables.proxy.cluster import Pool, tls_client
+from mesh_iptables.proxy.cluster import ClusterState, Host, Pooled, Waiter, tls_client
 from mesh_iptables.proxy.http1 import (
     CHUNKED,
     LAST_CHUNK,
@@ -74,6 +75,117 @@ class Receiver(Protocol):
 
     def upstream_drained(self) -> None:
         """The upstream has taken all that was sent."""
+
+
+class Pool:
+    """Connections to one host, and the requests that wait for one."""
+
+    __slots__ = ("cluster", "connecting", "host", "idle", "name", "open", "waiting")
+
+    def __init__(self, cluster: ClusterState, host: Host, name: str) -> None:
+        self.cluster = cluster
+        self.host = host
+        self.name = name
+        self.idle: list[Pooled] = []
+        self.waiting: deque[Waiter] = deque()
+        self.connecting = 0
+        self.open = 0
+
+    def request(self, waiter: Waiter) -> None:
+        """An idle connection at once, or a place in the queue."""
+        cluster = self.cluster
+        limits = cluster.config.limits
+        if self.idle:
+            if cluster.requests >= limits.max_requests:
+                waiter.refused(self.host, Failure.OVERFLOW, "overflow")
+                return
+            self._give(self.idle.pop(), waiter)
+            return
+        if cluster.pending >= limits.max_pending_requests:
+            waiter.refused(self.host, Failure.OVERFLOW, "overflow")
+            return
+        cluster.pending += 1
+        self.waiting.append(waiter)
+        self._connect()
+
+    def forget(self, waiter: Waiter) -> None:
+        """A waiter that gave up."""
+        try:
+            self.waiting.remove(waiter)
+        except ValueError:
+            return
+        self.cluster.pending -= 1
+
+    def _connect(self) -> None:
+        cluster = self.cluster
+        while self.connecting < len(self.waiting):
+            # the first connection of a pool is made whatever the limit says, or nothing would ever move
+            if cluster.connections >= cluster.config.limits.max_connections and self.open:
+                return
+            self.connecting += 1
+            self.open += 1
+            cluster.connections += 1
+            self.host.connections += 1
+            Http1Upstream(self)  # tells by `opened` or `failed`
+
+    def _give(self, connection: Pooled, waiter: Waiter) -> None:
+        self.cluster.requests += 1
+        self.host.active += 1
+        waiter.ready(connection, self.host)
+
+    def opened(self, connection: Pooled) -> None:
+        """A connection is there."""
+        self.connecting -= 1
+        self.release(connection)
+
+    def release(self, connection: Pooled) -> None:
+        """A connection is free for the next request."""
+        cluster = self.cluster
+        while self.waiting:
+            waiter = self.waiting.popleft()
+            cluster.pending -= 1
+            if cluster.requests < cluster.config.limits.max_requests:
+                self._give(connection, waiter)
+                return
+            waiter.refused(self.host, Failure.OVERFLOW, "overflow")
+        connection.idle_since = cluster.outside.now
+        if cluster.retired:
+            connection.close()
+        else:
+            self.idle.append(connection)
+            if not cluster.sweeping:
+                cluster.keep_tidy()
+
+    def failed(self, failure: Failure, detail: str) -> None:
+        """A connection could not be made: all who wait for this host are told, as Envoy does."""
+        self.connecting -= 1
+        waiting, self.waiting = self.waiting, deque()
+        self.cluster.pending -= len(waiting)
+        self.gone()
+        for waiter in waiting:
+            waiter.refused(self.host, failure, detail)
+
+    def finished(self) -> None:
+        """A request is over, whatever becomes of its connection."""
+        self.cluster.requests -= 1
+        self.host.active -= 1
+
+    def gone(self) -> None:
+        """A connection has ended."""
+        self.open -= 1
+        self.host.connections -= 1
+        self.cluster.connections -= 1
+        self._connect()
+        self.cluster.tidy_host(self.host)
+
+    def drop_idle(self, before: float) -> None:
+        """Close connections that wait since before `before`."""
+        idle, self.idle = self.idle, []
+        for connection in idle:
+            if connection.idle_since < before:
+                connection.close()
+            else:
+                self.idle.append(connection)
 
 
 class Http1Upstream:
@@ -325,8 +437,3 @@ def _parsed(data: bytes) -> ResponseHead:
                 _memo.clear()
             _memo[data] = head
     return head
-
-
-def make_upstream(pool: Pool) -> Http1Upstream:
-    """See `cluster.ConnectionMaker`."""
-    return Http1Upstream(pool)

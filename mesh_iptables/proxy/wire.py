@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from mesh_iptables.proxy.access_log import Record
+from mesh_iptables.proxy.access_log import Record
 
 Address = tuple[str, int]
 """An IP address as text and a port."""

@@ -12,7 +12,7 @@ from mesh_iptables import proxy
 PACKAGE = Path(proxy.__file__).parent
 _PURE = """
     access_log answers balance cluster connection dns dns_message exchange express headers http1 http2 http2_upstream
-    http_connection inbound mirror paths resolv router sniff stats tunnel upstream wire
+    http_connection inbound mirror paths pools resolv router sniff stats surroundings tunnel upstream wire
 """
 PURE = _PURE.split()
 TOUCHING = {"os", "select", "signal", "subprocess", "random", "secrets", "ssl", "fcntl", "socket", "time"}

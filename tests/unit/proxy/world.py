@@ -35,10 +35,10 @@ from mesh_iptables.policy.model import RequestMatch as Any_
 from mesh_iptables.proxy.access_log import Record
 from mesh_iptables.proxy.cluster import Clusters, Resolution
 from mesh_iptables.proxy.connection import Active, Connection
-from mesh_iptables.proxy.exchange import Surroundings
+from mesh_iptables.proxy.pools import make_pool
 from mesh_iptables.proxy.request_ids import RequestIds
 from mesh_iptables.proxy.stats import Stats
-from mesh_iptables.proxy.upstream import make_upstream
+from mesh_iptables.proxy.surroundings import Surroundings
 from mesh_iptables.proxy.wire import Address, Failure, Handler, TlsClient
 
 SITE = ("192.0.2.10", 80)
@@ -185,7 +185,7 @@ class World:
 
     def activate(self, policy: EgressPolicy, *, logging: bool = True) -> Active:
         """Put a policy into force."""
-        clusters = Clusters(policy.clusters, self, self, make_upstream)  # type: ignore[arg-type]
+        clusters = Clusters(policy.clusters, self, self, make_pool)  # type: ignore[arg-type]
         surroundings = Surroundings(self, clusters, Stats(), RequestIds(), logging)  # type: ignore[arg-type]
         clusters.start()
         return Active(PolicyIndex(policy), surroundings)
