@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "mesh_iptables"
-# From the core to the edge: no module imports one of a later layer, so there are no cycles either.
+# From the core to the edge: no module imports one of a later layer.
 LAYERS = (
     ("value", "errors"),
     ("model",),
@@ -66,7 +67,9 @@ MODULES = modules()
 
 def layer(name: str) -> int:
     head = name.partition("/")[0]
-    return next(number for number, names in enumerate(LAYERS) if head.removesuffix("_1_2x").removesuffix("_1_0") in names)
+    return next(
+        number for number, names in enumerate(LAYERS) if head.removesuffix("_1_2x").removesuffix("_1_0") in names
+    )
 
 
 def imported(tree: ast.Module, *, at_run_time: bool) -> set[str]:
@@ -98,6 +101,15 @@ def test_no_module_imports_one_of_a_later_layer(name: str) -> None:
     for dotted in imported(MODULES[name], at_run_time=True):
         other = own(dotted)
         assert other is None or layer(other) <= layer(name), f"{name} imports {other}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    paths = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    trees = {name.removesuffix(".__init__"): ast.parse(path.read_text()) for name, path in paths.items()}
+    graph = {name: imported(tree, at_run_time=False) & trees.keys() for name, tree in trees.items()}
+    for name, others in graph.items():  # `from package import module` is no import of the package's own names
+        others -= {other for other in others if any(deeper.startswith(f"{other}.") for deeper in others)} | {name}
+    TopologicalSorter(graph).prepare()  # CycleError names them
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.partition("/")[0].removesuffix("_1_2x") in CORE])
