@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -95,7 +96,8 @@ def proxy(
     from mesh_iptables.proxy.runtime import Runtime, Settings
 
     identity = f"{policy.identity.namespace}/{policy.identity.service_account}"
-    settings = Settings(access_log, LogFormat(access_log_format), identity, max_connections, drain_time)
+    as_envoy = partial(site_here, place, admin_address(admin), access_log, json_log=access_log_format == "json")
+    settings = Settings(access_log, LogFormat(access_log_format), identity, max_connections, drain_time, as_envoy)
     listening = _listening(policy, inbound_port, admin, fds, transparent=transparent)
 
     def open_outbound() -> list[Listening]:

@@ -1,7 +1,8 @@
 """A compiled policy as `istioctl proxy-config` prints a proxy's: listeners, routes, clusters in Envoy's names. Pure.
 
 The values are those of the bootstrap; only field names become camelCase, and listeners name their routes instead
-of holding them, as in a proxy that is told its routes by a control plane.
+of holding them, as in a proxy that is told its routes by a control plane. `config_dump` is the other kind: a
+proxy that was told everything at its start.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from mesh_iptables.policy.envoy_routes import Message, route_configuration
 from mesh_iptables.policy.hosts import canonical
 from mesh_iptables.policy.model import ANY_PORT, EgressPolicy, HttpAction, Listener, RouteTable, TcpAction
 
+_ADMIN = "type.googleapis.com/envoy.admin.v3"
+_CONFIG = "type.googleapis.com/envoy.config"
 _FIELD = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -44,6 +47,28 @@ def routes(
         and port in (None, table_port)
         and (fqdn is None or canonical(fqdn) in _domains_of(table))
     ]
+
+
+def config_dump(policy: EgressPolicy, site: Site) -> Message:
+    """All of it as the admin page of Envoy shows what came with its bootstrap, field names included."""
+    whole = bootstrap(policy, site)
+    resources = whole["static_resources"]
+    assert isinstance(resources, dict)
+    attempt_count = policy.behaviour.attempt_count_header
+    tables = [route_configuration(table, policy.clusters, attempt_count=attempt_count) for _, table in _tables(policy)]
+    return {
+        "configs": [
+            {"@type": f"{_ADMIN}.BootstrapConfigDump", "bootstrap": whole},
+            _dumped("Clusters", "static_clusters", "cluster", "cluster.v3.Cluster", resources["clusters"]),
+            _dumped("Listeners", "static_listeners", "listener", "listener.v3.Listener", resources["listeners"]),
+            _dumped("Routes", "static_route_configs", "route_config", "route.v3.RouteConfiguration", tables),
+        ]
+    }
+
+
+def _dumped(kinds: str, key: str, name: str, message_type: str, messages: Sequence[Message]) -> Message:
+    typed = [{name: {"@type": f"{_CONFIG}.{message_type}", **message}} for message in messages]
+    return {"@type": f"{_ADMIN}.{kinds}ConfigDump", key: typed}
 
 
 def _hosts_of(listener: Listener, policy: EgressPolicy) -> set[str]:

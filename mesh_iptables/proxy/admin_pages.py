@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import parse_qs
 
 from mesh_iptables import __version__
@@ -16,11 +16,14 @@ from mesh_iptables.proxy.connection import Active
 from mesh_iptables.proxy.stats import Stats
 from mesh_iptables.proxy.wire import Timer
 
+if TYPE_CHECKING:
+    from mesh_iptables.policy.envoy import Site
+
 Page = tuple[int, str, str]
 
 
 class Running(Protocol):
-    """What the pages ask of the running running."""
+    """What the pages ask of the running proxy."""
 
     policy: EgressPolicy
     active: Active
@@ -33,6 +36,9 @@ class Running(Protocol):
     def call_later(self, seconds: float, call: Callable[[], None]) -> Timer: ...
     def stop(self) -> None:
         """As SIGTERM."""
+
+    def site(self) -> Site:
+        """Where it runs."""
 
 
 _TEXT = "text/plain; charset=UTF-8"
@@ -155,7 +161,7 @@ def _listeners(running: Running) -> Page:
 
 
 def _server_info(running: Running) -> Page:
-    from mesh_iptables.policy.envoy import Site, node
+    from mesh_iptables.policy.envoy import node
 
     uptime = f"{int(time.time() - running.started)}s"
     info = {
@@ -164,7 +170,7 @@ def _server_info(running: Running) -> Page:
         "hot_restart_version": "disabled",
         "uptime_current_epoch": uptime,
         "uptime_all_epochs": uptime,
-        "node": node(running.policy, Site()),
+        "node": node(running.policy, running.site()),
     }
     return 200, _JSON, json.dumps(info, indent=1) + "\n"
 
@@ -172,7 +178,7 @@ def _server_info(running: Running) -> Page:
 def _config_dump(running: Running, pipe: BinaryIO) -> None:
     from mesh_iptables.policy.dump import config_dump
 
-    pipe.write(json.dumps(config_dump(running.policy), indent=1).encode() + b"\n")
+    pipe.write(json.dumps(config_dump(running.policy, running.site()), indent=1).encode() + b"\n")
 
 
 _NOT_ALLOWED: Page = (405, _TEXT, "Method Not Allowed\n")

@@ -15,12 +15,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from socket import SocketType
+from typing import TYPE_CHECKING
 
 from mesh_iptables.errors import MeshIptablesError
 from mesh_iptables.policy.engine import PolicyIndex
 from mesh_iptables.policy.model import DefaultAction, EgressPolicy
 from mesh_iptables.proxy.access_log import Formatter, LogFormat, Record
-from mesh_iptables.proxy.admin import AdminConnection
+from mesh_iptables.proxy.admin import AdminConnection, Writers
 from mesh_iptables.proxy.cluster import Clusters
 from mesh_iptables.proxy.connection import Active, Connection
 from mesh_iptables.proxy.dns import Resolver
@@ -41,6 +42,9 @@ from mesh_iptables.proxy.stats import Stats
 from mesh_iptables.proxy.surroundings import Surroundings
 from mesh_iptables.proxy.tunnel import Tunnel
 from mesh_iptables.proxy.wire import Address, Failure, Handler, TlsClient, Wire
+
+if TYPE_CHECKING:
+    from mesh_iptables.policy.envoy import Site
 
 _ACCEPTS_PER_ROUND = 64
 _ACCEPT_PAUSE = 0.2  # seconds without descriptors to spare
@@ -68,6 +72,7 @@ class Settings:
     identity: str = ""
     max_connections: int = 0  # 0: as many as there are descriptors for
     drain: float = 5.0
+    site: Callable[[], Site] | None = None  # asked when somebody wants to know
 
 
 class Runtime:
@@ -109,6 +114,7 @@ class Runtime:
         self._starved = False  # there was no descriptor for a new one
         self._complained = float("-inf")
         self._admins = 0
+        self._writers = Writers(self.loop)
         self.policy = policy
         self._resolver = Resolver(
             *(self, SocketAsker(self.loop), ResolvConf(), {}),
@@ -382,13 +388,15 @@ class Runtime:
             return
         wire = SocketWire(self.loop, sock, _NOBODY, peer)
         self._admins += 1
-        wire.gone = self._admin_gone
-        wire.handler = AdminConnection(self, wire)
+        connection = wire.handler = AdminConnection(self, self._writers, wire)
+
+        def gone(_wire: SocketWire) -> None:
+            self._admins -= 1
+            connection.gone()
+
+        wire.gone = gone
         wire.watch()
         self.loop.call_later(_ADMIN_PATIENCE, wire.abort)
-
-    def _admin_gone(self, _wire: SocketWire) -> None:
-        self._admins -= 1
 
     # --- wire.Outside -------------------------------------------------------------------------------------
 
@@ -460,6 +468,12 @@ class Runtime:
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = self.loop.call_later(self._pace, self._sweep)
+
+    def site(self) -> Site:
+        """Where we run, for dumps."""
+        from mesh_iptables.policy.envoy import Site  # what a proxy does not need to serve
+
+        return self._settings.site() if self._settings.site is not None else Site()
 
     def _sweep(self) -> None:
         self._local.clear()  # addresses come and go

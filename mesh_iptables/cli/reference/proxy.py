@@ -17,10 +17,12 @@ from mesh_iptables.proxy.stats import Stats
 
 # What there is to say about each name. The names are the code's: one that is missing here is a KeyError.
 PAGES = {
+    "/help": "this list",
+    "/server_info": "version, state, uptime and node id",
     "/ready": "200 `LIVE`; 503 `DRAINING` behind a SIGTERM",
     "/stats": "the counters below, a line each",
     "/stats/prometheus": "the same for Prometheus",
-    "/config_dump": "the policy as an Envoy bootstrap",
+    "/config_dump": "the policy as Envoy shows its configuration: bootstrap, clusters, listeners, routes",
     "/listeners": "name, address and port of each listener of the policy",
     "/clusters": "limits, hosts and their health, as Envoy's",
     "/quitquitquit": "`POST` only: as SIGTERM",
