@@ -37,6 +37,7 @@ from mesh_iptables.policy.model import (
     HeaderStyle,
     HttpAction,
     Listener,
+    Profile,
     RouteTable,
     RouteTo,
     TcpAction,
@@ -101,12 +102,22 @@ def bootstrap(policy: EgressPolicy, site: Site) -> Message:
     """The whole configuration, ready for `json.dumps`. With DefaultAction.REFUSE it has no listener at all."""
     return {
         "node": node(policy, site),
-        "admin": {"address": socket_address(site.admin_address, site.admin_port)},
+        **_admin(policy, site),
         "static_resources": {
             "listeners": [*_Writer(policy, site).listeners()],
             "clusters": [cluster(each, policy.behaviour, site.ca_bundle) for each in _clusters(policy).values()],
         },
     }
+
+
+def _admin(policy: EgressPolicy, site: Site) -> Message:
+    """The admin port, unless there is to be none; who is fenced in can reach it, but not change how Envoy works."""
+    message: Message = {}
+    if site.admin_port:
+        message["admin"] = {"address": socket_address(site.admin_address, site.admin_port)}
+    if policy.profile is Profile.FENCE:
+        message["layered_runtime"] = {"layers": [{"name": "fixed", "static_layer": {}}]}
+    return message
 
 
 def node(policy: EgressPolicy, site: Site) -> Message:

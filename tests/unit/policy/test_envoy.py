@@ -123,6 +123,13 @@ def test_the_admin_port_is_on_loopback_and_the_node_names_the_workload() -> None
     assert list(_values(found["node"], "id")) == ["sidecar~192.0.2.1~web.ns1~ns1.svc.cluster.local"]
 
 
+def test_the_admin_port_can_be_left_out_and_changes_nothing_of_a_fence() -> None:
+    fence = compile_fence(["a.x"], Settings(Profile.FENCE))
+    assert "admin" not in bootstrap(fence, Site(admin_port=0))
+    assert not list(_values(bootstrap(fence, Site())["layered_runtime"], "admin_layer"))
+    assert "layered_runtime" not in bootstrap(policy_of(), Site())
+
+
 def test_a_fence_resolves_the_name_with_its_own_port() -> None:
     policy = compile_fence(["a.x:8080", "*.b.x"], Settings(Profile.FENCE))
     listeners = _listeners(policy)
