@@ -6,6 +6,7 @@ is over, and there are never more than a few thousand of them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from mesh_iptables.proxy.wire import Timer
 _MIN_TTL, _MAX_TTL = 1.0, 3600.0
 _FAILED_TTL = 5.0  # for names that are only resolved when asked for
 _KEPT_NAMES = 4096
+_AT_ONCE = 256  # look-ups of names that are kept fresh; those that a client waits for are made in any case
 _OWN = "this machine's own"
 
 Told = Callable[[Resolution], None]
@@ -75,6 +77,8 @@ class Resolver:
         self.absolute = False  # names are not completed by the search list
         self._is_own = is_own  # whether an address is one of this machine's
         self._entries: dict[str, _Entry] = {}
+        self._queue: deque[_Entry] = deque()
+        self._looking = 0
 
     def watch(self, name: str, told: Told) -> Callable[[], None]:
         entry = self._entry(name)
@@ -82,7 +86,7 @@ class Resolver:
         if entry.resolution is not None:
             told(entry.resolution)
         if entry.resolution is None or entry.expires <= self._clock.now:
-            self._look_up(entry)
+            self._refresh(entry)
 
         def stop() -> None:
             entry.watchers.remove(told)
@@ -125,10 +129,24 @@ class Resolver:
 
     # --- looking up ---------------------------------------------------------------------------------------
 
+    def _refresh(self, entry: _Entry) -> None:
+        """Look a name up when it is its turn: each takes a descriptor, and a policy may have thousands."""
+        if self._looking < _AT_ONCE:
+            self._look_up(entry)
+        else:
+            self._queue.append(entry)
+
+    def _next(self) -> None:
+        while self._queue and self._looking < _AT_ONCE:
+            entry = self._queue.popleft()
+            if entry.watchers and entry.expires <= self._clock.now:
+                self._look_up(entry)
+
     def _look_up(self, entry: _Entry) -> None:
         if entry.looking:
             return
         entry.looking = True
+        self._looking += 1
         known = (entry.name,) if is_address(entry.name) else self._of_family(self.hosts.get(entry.name, ()))
         if known:
             self._settle(entry, self.found(known), self.refresh)
@@ -158,16 +176,19 @@ class Resolver:
 
     def _settle(self, entry: _Entry, resolution: Resolution, seconds: float) -> None:
         entry.looking = False
+        self._looking -= 1
         entry.resolution = resolution
         entry.expires = self._clock.now + seconds
         if entry.timer is not None:
             entry.timer.cancel()
             entry.timer = None
         if entry.watchers:
-            entry.timer = self._clock.call_later(seconds, lambda: self._look_up(entry))
+            entry.timer = self._clock.call_later(seconds, lambda: self._refresh(entry))
         waiting, entry.waiting = entry.waiting, []
         for told in [*entry.watchers, *waiting]:
             told(resolution)
+        if self._queue:
+            self._clock.call_later(0.0, self._next)
 
 
 class _Lookup:

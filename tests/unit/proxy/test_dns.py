@@ -200,3 +200,33 @@ def test_names_asked_for_once_do_not_pile_up() -> None:
         resolver.resolve(f"n{number}", told.append)
     assert len(told) == 10_000
     assert resolver.known <= 4096
+
+
+class Slow:
+    """Servers that answer when they are told to."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, Callable[[Answer | None], None]] = {}
+
+    def ask(self, server: str, name: str, kind: int, timeout: float, told: Callable[[Answer | None], None]) -> None:  # noqa: ARG002
+        self.open[name] = told
+
+    def answer(self, name: str) -> None:
+        self.open.pop(name)(Answer(0, (name, A), 0, False, ("1.1.1.1",), 30))
+
+
+def test_of_thousands_of_names_some_are_asked_for_at_a_time_and_those_a_client_waits_for_at_once() -> None:
+    world, servers = World(), Slow()
+    resolver = Resolver(world, servers, ResolvConf(("s1",)), {})
+    told: list[Resolution] = []
+    for number in range(1000):
+        resolver.watch(f"n{number}.", told.append)
+    many = len(servers.open)
+    assert 0 < many < 500
+    resolver.resolve("n999.", told.append)
+    assert len(servers.open) == many + 1
+    while servers.open:
+        servers.answer(next(iter(servers.open)))
+        world.passes(0.001)
+        assert len(servers.open) <= many + 1
+    assert told == [Resolution(("1.1.1.1",))] * 1001
