@@ -66,9 +66,11 @@ def proxied(
     return AnswerHead(head.status, head.reason, fields, head.framing)
 
 
-def refused_upgrade(answer: AnswerHead) -> AnswerHead:
+def refused_upgrade(answer: AnswerHead, method: str) -> AnswerHead:
     """What Envoy makes of an answer to an upgrade that is not 101: its head, without a body."""
     fields = without(answer.fields, ("content-length", "content-type"))
+    if method == "HEAD":
+        return AnswerHead(answer.status, answer.reason, fields, CHUNKED)
     return AnswerHead(answer.status, answer.reason, [*fields, ("content-length", "0")], 0)
 
 

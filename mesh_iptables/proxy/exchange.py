@@ -588,7 +588,7 @@ class Exchange:
 
     def _refuse_upgrade(self, head: ResponseHead) -> None:
         assert self._way is not None
-        answer = refused_upgrade(self._router.answer(self.plan, self._way, head))
+        answer = refused_upgrade(self._router.answer(self.plan, self._way, head), self.plan.head.method)
         self._drop_upstream()
         date = b"" if answer.dated else self._surroundings.outside.date_line()
         self.client.answer(answer, date, b"", ended=True)

@@ -11,7 +11,7 @@ _HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "transf
 _REQUEST_DROPPED = _HOP_BY_HOP | {"te", "http2-settings", "content-length", "host"}
 # Envoy takes these as instructions from trusted peers; the application is none
 _INTERNAL = """
-    attempt-count expected-rq-timeout-ms force-trace hedge-on-per-try-timeout internal ip-tags
+    expected-rq-timeout-ms force-trace hedge-on-per-try-timeout internal ip-tags
     max-retries original-url retriable-header-names retriable-status-codes retry-grpc-on retry-on
     upstream-alt-stat-name upstream-rq-per-try-timeout-ms upstream-rq-timeout-alt-response upstream-rq-timeout-ms
 """

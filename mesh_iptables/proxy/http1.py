@@ -107,15 +107,14 @@ def head_end(data: bytes | bytearray, start: int = 0) -> int:
     return crlf + 3 if crlf >= 0 else -1
 
 
-_STARTS = frozenset(ord(method[0]) for method in METHODS)
-
-
 def may_begin_request(data: bytes) -> bool:
-    """Whether an incomplete head can still become a request's."""
-    if data[0] not in _STARTS:
-        return False
+    """Whether an incomplete head can still become a request's. Like Envoy's, the first line is judged when it is whole;
+    before that only its first byte."""
     end = data.find(b"\n") + 1
-    return not end or _REQUEST_LINE.fullmatch(data[:end].decode("latin-1")) is not None
+    if not end:
+        return data[0] > ord(" ")
+    line = _REQUEST_LINE.fullmatch(data[:end].decode("latin-1"))
+    return line is not None and line[1] in METHODS and _is_valid(line[2], line[1])
 
 
 def parse_request_head(data: bytes | bytearray, *, limit: int = HEAD_LIMIT, count: int = FIELD_LIMIT) -> RequestHead:

@@ -30,6 +30,9 @@ from mesh_iptables.proxy.wire import Failure, Wire
 if TYPE_CHECKING:
     from mesh_iptables.proxy.upstream import Receiver
 
+_FRAME_HEADER = 9  # bytes
+_LARGEST_FRAME = 16384
+_SETTINGS = 4  # the type of frame that comes first
 _HTTP1_ONLY = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade"})
 
 
@@ -109,6 +112,7 @@ class Site:
         self.ready = False
         self.idle_since = pool.cluster.outside.now
         self.http2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        self._start = b""  # of what it says
         config = pool.cluster.config
         client = tls_client(config.tls, pool.name, ("h2",)) if config.tls is not None else None
         self.wire: Wire = pool.cluster.outside.connect(pool.host.address, self, config.connect_timeout, client)
@@ -128,6 +132,11 @@ class Site:
             self.wire.send(data)
 
     def received(self, data: bytes) -> None:
+        if len(self._start) < _FRAME_HEADER:
+            self._start += data[: _FRAME_HEADER - len(self._start)]
+            if len(self._start) == _FRAME_HEADER and not _is_settings(self._start):
+                self.broken(Failure.PROTOCOL, "not HTTP/2")  # h2 would wait for the end of a frame that is none
+                return
         try:
             events = self.http2.receive_data(data)
         except ProtocolError as error:
@@ -188,6 +197,11 @@ class Site:
         self.broken(Failure.TERMINATION, "closed")
 
 
+def _is_settings(header: bytes) -> bool:
+    """Whether a site begins as it must, with SETTINGS of an allowed size."""
+    return header[3] == _SETTINGS and int.from_bytes(header[:3], "big") <= _LARGEST_FRAME
+
+
 class SiteStream:
     """One request; an `exchange.Upstream`."""
 
@@ -209,7 +223,8 @@ class SiteStream:
         http2 = self._site.http2
         self._number = http2.get_next_available_stream_id()
         self._site.streams[self._number] = self
-        fields = [field for field in (*head.fields, *field_lines(extra)) if field[0] not in _HTTP1_ONLY]
+        dropped = _HTTP1_ONLY if head.framing or not head.assumes_empty else _HTTP1_ONLY | {"content-length"}
+        fields = [field for field in (*head.fields, *field_lines(extra)) if field[0] not in dropped]
         pseudo = [(":method", head.method), (":scheme", "http"), (":authority", head.authority), (":path", head.target)]
         http2.send_headers(self._number, [*pseudo, *fields], end_stream=ended and not body)
         self._out = Outbox(http2, self._number)

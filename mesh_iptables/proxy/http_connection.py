@@ -33,6 +33,7 @@ from mesh_iptables.proxy.wire import Address, Failure, Timer, Wire
 _WAITING_LIMIT = 65536  # bytes of pipelined requests that are read ahead
 _CLOSE_DELAY = 1.0  # seconds to read the last answer before the connection goes
 _TUNNEL_IDLE = 3600.0
+_H2_START = H2_PREFACE[:12]  # as much of it makes Envoy change over
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -160,7 +161,7 @@ class HttpConnection:
         try:
             plan = self.router.plan(data[:end])
         except Malformed as error:
-            if H2_PREFACE.startswith(data[: len(H2_PREFACE)]):
+            if data.startswith(_H2_START):
                 return self._turn_to_http2(data)
             self._refuse(malformed_reply(error))
             return False
@@ -211,6 +212,8 @@ class HttpConnection:
         if len(stripped) < len(data):  # empty lines before a request are harmless (RFC 9112, 2.2)
             self._buffer = stripped
             return bool(stripped)
+        if data.startswith(_H2_START):
+            return self._turn_to_http2(data)
         if not may_begin_request(data) and not H2_PREFACE.startswith(data):
             self._refuse(malformed_reply(Malformed("not HTTP")))
         elif len(data) > self.router.behaviour.max_header_bytes:
@@ -259,8 +262,6 @@ class HttpConnection:
         self.surroundings.refused(reply, self.peer, self._original, self.sni)
 
     def _turn_to_http2(self, data: bytes) -> bool:
-        if not data.startswith(H2_PREFACE):
-            return False
         from mesh_iptables.proxy.http2 import Http2Connection  # few clients speak it in clear text
 
         self._shut = True

@@ -14,6 +14,7 @@ from mesh_iptables.policy.model import (
     ExpectContinue,
     HeaderStyle,
     Redirect,
+    Rewrite,
     RouteTo,
     Rule,
     WeightedCluster,
@@ -194,9 +195,10 @@ class Router:
             fields = operate([("location", location)], operations)
             plan.reply = LocalReply(action.status, detail="direct_response", fields=fields)
         elif isinstance(action, DirectResponse):
-            plan.reply = LocalReply(
-                action.status, action.body, detail="direct_response", fields=operate([], operations)
-            )
+            location = redirect_location(Redirect(action.status), plan.request)
+            fields = [("location", location)] if action.status == 201 or action.status // 100 == 3 else []
+            fields = operate(fields, operations)
+            plan.reply = LocalReply(action.status, action.body, detail="direct_response", fields=fields)
 
     def way(self, plan: Plan, target: WeightedCluster) -> Way:
         """See `Way`."""
@@ -211,16 +213,20 @@ class Router:
         fields = request_fields(head.fields)
         if plan.wants_continue:
             fields = without(fields, ("expect",))
+        if self.behaviour.attempt_count_header:
+            fields = without(fields, ("x-envoy-attempt-count",))
         if "x-forwarded-proto" not in head.names:
             fields.append(("x-forwarded-proto", "http"))
         for operations in (target.request_headers, rule.request_headers):
             fields = operate(fields, operations)
         path = rewritten_target(rule, request.target)
-        authority = target.authority or (rule.rewrite.authority if rule.rewrite else None) or request.authority
-        if self.envoy_headers:
-            fields = _originals(fields, request, path, authority)
+        authority = (rule.rewrite and rule.rewrite.authority) or target.authority or request.authority
+        if self.envoy_headers and rule.rewrite is not None:
+            fields = _originals(fields, rule.rewrite, request, target)
         upgrade = "websocket" if head.upgrade == "websocket" else ""
-        return OutgoingHead(head.method, path, authority, fields + _framing(head, upgrade), head.framing, upgrade)
+        outgoing = OutgoingHead(head.method, path, authority, fields + _framing(head, upgrade), head.framing, upgrade)
+        outgoing.assumes_empty = "content-length" not in head.names
+        return outgoing
 
     def answer(self, plan: Plan, way: Way, head: ResponseHead) -> AnswerHead:
         """A site's answer as the client gets it; remembered like a plan while nothing is changed for one rule."""
@@ -272,13 +278,13 @@ def _request(head: RequestHead, *, normalise: bool) -> Request:
     return Request(head.method, authority, target, head.fields, scheme)
 
 
-def _originals(fields: Fields, request: Request, path: str, authority: str) -> Fields:
-    """Say what a rewrite has replaced."""
+def _originals(fields: Fields, rewrite: Rewrite, request: Request, target: WeightedCluster) -> Fields:
+    """Say what a rewrite has replaced, be it by the same."""
     added: Fields = []
-    if path != request.target:
+    if rewrite.path is not None or rewrite.regex is not None:
         added.append(("x-envoy-original-path", request.target))
-    if authority != request.authority:
-        added.append(("x-envoy-original-host", request.authority))
+    if rewrite.authority is not None:
+        added.append(("x-envoy-original-host", target.authority or request.authority))
     return without(fields, [name for name, _ in added]) + added if added else fields
 
 

@@ -29,11 +29,12 @@ _MEMO_HEAD = 2048  # bytes; larger heads are rarely the same twice
 class OutgoingHead:
     """A request head for an upstream; what is the same for many requests is encoded once."""
 
-    __slots__ = ("_encoded", "authority", "fields", "framing", "method", "target", "upgrade")
+    __slots__ = ("_encoded", "assumes_empty", "authority", "fields", "framing", "method", "target", "upgrade")
 
     def __init__(
         self, method: str, target: str, authority: str, fields: Fields, framing: int, upgrade: str = ""
     ) -> None:
+        self.assumes_empty = False  # the length 0 is not the client's, but what HTTP/1.1 needs
         self.method = method
         self.target = target
         self.authority = authority

@@ -31,8 +31,10 @@ from .world import World, build
 
 Outcome: TypeAlias = dict[str, Any]
 Outcomes: TypeAlias = list[Outcome]  # one, unless chance decides
+Differences: TypeAlias = list[tuple[Do, Outcomes, Outcomes]]
 
 ENGINES = ("envoy", "python")
+ROUNDS = 4  # of thorough tries, where chance decides
 SHRINK_LIMIT = 60.0  # seconds per disagreement
 CLOSED = (16, 18, 52, 55, 56)  # what curl says of it
 LATE = 0.7  # seconds; every delay of a trial is well below or well above
@@ -81,17 +83,30 @@ class Comparison:
                 found.append(outcome)
         return sorted(found, key=repr)
 
-    def disagreements(self, trial: Trial) -> list[tuple[Do, Outcomes, Outcomes]]:
+    def disagreements(self, trial: Trial) -> Differences:
         """Actions with two outcomes. A difference must show again: the first time chance or haste may have made it."""
         found = self._differing(trial, SWIFT)
-        if not found:
-            return []
-        # without chance all actions again: a proxy remembers failures, so that earlier actions may matter
-        again = replace(trial, actions=tuple(action for action, _, _ in found)) if trial.chance else trial
+        if trial.chance:
+            return self._still_differing(trial, found)
+        # all actions again: a proxy remembers failures, so that earlier actions may matter
         suspects = [action for action, _, _ in found]
-        return [each for each in self._differing(again, THOROUGH) if each[0] in suspects]
+        return [each for each in self._differing(trial, THOROUGH) if each[0] in suspects] if found else []
 
-    def _differing(self, trial: Trial, patience: Patience) -> list[tuple[Do, Outcomes, Outcomes]]:
+    def _still_differing(self, trial: Trial, found: Differences) -> Differences:
+        """What differs however often it is tried: with enough tries both engines show all that chance allows."""
+        for _ in range(ROUNDS):
+            if not found:
+                break
+            again = replace(trial, actions=tuple(action for action, _, _ in found))
+            more = [self.outcomes(again, engine, THOROUGH) for engine in ENGINES]
+            united = [
+                (action, _united(envoy, more[0][number]), _united(python, more[1][number]))
+                for number, (action, envoy, python) in enumerate(found)
+            ]
+            found = [each for each in united if each[1] != each[2]]
+        return found
+
+    def _differing(self, trial: Trial, patience: Patience) -> Differences:
         left, right = (self.outcomes(trial, engine, patience) for engine in ENGINES)
         return [each for each in zip(trial.actions, left, right, strict=True) if each[1] != each[2]]
 
@@ -135,6 +150,10 @@ class Comparison:
         if any("engine" in outcome for each in [*left, *right] for outcome in each):
             return False
         return left[-1] != right[-1]
+
+
+def _united(some: Outcomes, others: Outcomes) -> Outcomes:
+    return sorted([*some, *(each for each in others if each not in some)], key=repr)
 
 
 def _answer(answer: Answer, *, hasty: bool = False) -> Outcome:

@@ -44,7 +44,7 @@ def random_trial(random: Random, requests: int) -> Trial:
     documents = _documents(random, profile, compat, chance=chance)
     while not _is_accepted(documents, profile, compat, options):
         documents = _documents(random, profile, compat, chance=chance)
-    places = Places(sorted(_hosts(documents)), sorted(_ports(documents)))
+    places = Places(sorted(_hosts(documents)), sorted(_ports(documents)), websockets=not _speaks_http2(documents))
     actions = tuple(random_action(random, places) for _ in range(requests))
     return Trial(profile, compat, CLIENT, tuple(documents), actions, options, chance)
 
@@ -80,3 +80,8 @@ def _hosts(documents: Iterable[Document]) -> set[str]:
 def _ports(documents: Iterable[Document]) -> set[int]:
     ports: Iterable[Any] = [port for each in documents for port in each["spec"].get("ports", [])]
     return {int(port["number"]) for port in ports if isinstance(port, dict)}
+
+
+def _speaks_http2(documents: Iterable[Document]) -> bool:
+    text = json.dumps(list(documents))
+    return any(word in text for word in ("HTTP2", "GRPC", "UPGRADE"))

@@ -268,7 +268,7 @@ class _Istio:
         return str(weighted(self.random, {"rootcacerts": 6, "otherca": 1}))
 
     def _pool(self) -> Fields:
-        tcp = self._maybe(0.5, lambda: {"tcp": {"connectTimeout": self._choice(["200ms", "1s"])}})
+        tcp = self._maybe(0.5, lambda: {"tcp": {"connectTimeout": self._choice(["100ms", "1s"])}})
         http: list[Fields] = [
             {"maxRequestsPerConnection": 1},
             {"h2UpgradePolicy": "UPGRADE"},

@@ -63,7 +63,7 @@ def _traffic_setting(random: Random, name: str) -> Document:
         "maxPendingRequests": [0, 100],
         "maxRequestsPerConnection": [1, 2],
     }
-    tcp: dict[str, list[Any]] = {"maxConnections": [0, 100], "connectTimeout": ["300ms", "1s"]}
+    tcp: dict[str, list[Any]] = {"maxConnections": [0, 100], "connectTimeout": ["100ms", "1s"]}
     settings: Fields = {
         key: {name: random.choice(values[name]) for name in one_or_two(random, sorted(values))}
         for key, values in (("http", http), ("tcp", tcp))

@@ -253,13 +253,13 @@ def test_a_chunk_is_read_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"G", b"GET /a HT", b"GET /a HTTP/1.1\r", b"GET /a HTTP/1.1\r\nhost", b"GET / HTTP/1.0\n"]
+    "data", [b"G", b"get", b"GET /a HT", b"GET /a HTTP/1.1\r", b"GET /a HTTP/1.1\r\nhost", b"GET / HTTP/1.0\n"]
 )
 def test_a_beginning_of_a_request_is_seen_as_such(data: bytes) -> None:
     assert may_begin_request(data)
 
 
-@pytest.mark.parametrize("data", [b"\x16\x03\x01", b"get", b"GET /a HTTP/2\r\n", b"GET /a X\r\n", b"hello\r\n"])
+@pytest.mark.parametrize("data", [b"\x16\x03\x01", b" GET", b"get / HTTP/1.1\n", b"GET a HTTP/1.1\n", b"GET /a HTTP/2\r\n", b"GET /a X\r\n", b"hello\r\n"])
 def test_what_is_no_request_is_seen_early(data: bytes) -> None:
     assert not may_begin_request(data)
 
