@@ -226,6 +226,14 @@ def _endpoint(entry: istio.ServiceEntry, endpoint: istio.ServiceEndpoint, at: Fi
     declared = {port.name for port in entry.ports}
     for name in endpoint.ports.keys() - declared:
         yield (at / "ports" / name).error("se-endpoint-port", f"'{name}' is not the name of a port of this entry")
+    yield from _place(endpoint, at)
+
+
+def _place(endpoint: istio.ServiceEndpoint | istio.WorkloadEntry, at: Field) -> Iterator[Complaint]:
+    places = {"locality": endpoint.locality, "network": endpoint.network, "serviceAccount": endpoint.service_account}
+    for name, value in places.items():
+        if value:
+            yield (at / name).note("no-effect", "has no effect: wherever an endpoint is, it counts like the others")
 
 
 def _service_selector(entry: istio.ServiceEntry, selector: istio.WorkloadSelector, at: Field) -> Iterator[Complaint]:
@@ -244,6 +252,7 @@ def check_workload_entry(entry: istio.WorkloadEntry, at: Field, *, compat_1_0: b
         yield here.error("we-unix", "unix sockets are not supported")
     elif not hosts.is_address(entry.address) and not hosts.is_name(entry.address):
         yield here.error("we-address", f"'{entry.address}' is neither an address nor a DNS name")
+    yield from _place(entry, at)
 
 
 # --- routing -----------------------------------------------------------------------------------------------
@@ -603,6 +612,8 @@ def _load_balancer(balancer: istio.LoadBalancer, at: Field) -> Iterator[Complain
         consistent.use_source_ip,
         consistent.http_cookie is not None,
     )
+    if consistent.minimum_ring_size:
+        yield (at / "consistentHash" / "minimumRingSize").note("no-effect", "has no effect: all rings are alike")
     if sum(keys) != 1:
         yield (at / "consistentHash").error("dr-hash-key", "needs exactly one key to hash")
     if consistent.http_header_name and not _HEADER_NAME.fullmatch(consistent.http_header_name):

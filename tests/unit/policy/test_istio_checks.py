@@ -169,6 +169,7 @@ _ERRORS: dict[str, list[Fields]] = {
     "bad-timestamp": [entry(_HOST, metadata={"creationTimestamp": "yesterday"})],
 }
 
+_ADDRESS = {"address": "192.0.2.1"}
 _WARNINGS: dict[str, Fields] = {
     "se-host-partial-wildcard": entry("a*.example.com", resolution="NONE"),
     "se-tcp-needs-address": entry(_HOST, ports=[TCP]),
@@ -204,6 +205,22 @@ def test_a_doubtful_document_is_reported_and_used(identifier: str, document: Fie
     assert identifier in [each.id for each in found.complaints]
     assert len(found.accepted) == 1
     assert all(each.severity in (Severity.WARNING, Severity.NOTE) for each in found.complaints)
+
+
+_HASH = {"consistentHash": {"useSourceIp": True, "minimumRingSize": 9}}
+
+
+@pytest.mark.parametrize(
+    ("field", "document"),
+    [
+        ("spec.endpoints[0].locality", entry(_HOST, resolution="STATIC", endpoints=[{**_ADDRESS, "locality": "eu"}])),
+        ("spec.network", istio("WorkloadEntry", {**_ADDRESS, "network": "n"})),
+        ("spec.serviceAccount", istio("WorkloadEntry", {**_ADDRESS, "serviceAccount": "a"})),
+        ("spec.trafficPolicy.loadBalancer.consistentHash.minimumRingSize", _rule(loadBalancer=_HASH)),
+    ],
+)
+def test_a_field_that_changes_nothing_is_named(field: str, document: Fields) -> None:
+    assert [(each.id, each.origin.field) for each in read(document).complaints] == [("no-effect", field)]
 
 
 @pytest.mark.parametrize(
