@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import socket
@@ -36,6 +37,7 @@ GET = b"GET /status/200 HTTP/1.1\r\nhost: fixed.example.com\r\n\r\n"
 GROWTH = 3 * 1024  # KiB that may stay after many connections have come and gone
 LIMIT = 30  # connections, for the check of that name
 DRAIN_TIME = 8  # seconds
+STALL = 250  # milliseconds that a request may wait for a reload, on a machine with little to spare
 SETTLE = 0.5  # seconds for the proxy to notice that peers are gone
 
 
@@ -386,6 +388,51 @@ def reload(soak: Soak) -> None:
     soak.expect(sum(served) > 50, f"only {sum(served)} requests were served")
 
 
+def large(soak: Soak) -> None:
+    """A reload of a large policy: what passes hardly notices."""
+    documents = [*read_stream(POLICY), *(_entry(number) for number in range(soak.count(3000)))]
+    soak.engine.policy.write_text("\n---\n".join(map(json.dumps, documents)))
+    soak.engine.process.send_signal(signal.SIGHUP)
+    taken: list[float] = []
+    reloaded = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(_time_requests, reloaded, taken)
+        started = time.monotonic()
+        try:
+            while "policy_reloads: 1" not in admin("/stats") and time.monotonic() < started + 60:
+                time.sleep(0.1)
+        finally:
+            reloaded.set()
+        seconds = time.monotonic() - started
+        asking.result()
+    soak.expect(seconds < 60, "the policy was not reloaded within a minute")
+    slowest = max(taken) * 1000
+    soak.notes.append(f"{len(documents)} documents in {seconds:.1f} s, slowest request {slowest:.0f} ms")
+    soak.expect(slowest < STALL, f"a request took {slowest:.0f} ms")
+    soak.still_serves()
+
+
+def _time_requests(stop: threading.Event, taken: list[float]) -> None:
+    with opened(80) as sock:
+        while not stop.is_set():
+            before = time.monotonic()
+            sock.sendall(GET)
+            sock.recv(4096)
+            taken.append(time.monotonic() - before)
+            time.sleep(0.002)
+
+
+def _entry(number: int) -> dict[str, Any]:
+    ports = [{"number": 80, "name": "http", "protocol": "HTTP"}]
+    spec = {"hosts": [f"host{number}.example.com"], "resolution": "STATIC", "ports": ports}
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": {"name": f"entry{number}"},
+        "spec": {**spec, "endpoints": [{"address": SITE}]},
+    }
+
+
 CHECKS: dict[str, Callable[[Soak], None]] = {
     "idle": idle,
     "short": short,
@@ -396,6 +443,7 @@ CHECKS: dict[str, Callable[[Soak], None]] = {
     "limit": limit,
     "dns": dns,
     "reload": reload,
+    "large": large,
     "drain": drain,
 }
 
