@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from mesh_iptables.cli.policy_options import PolicyRequest, policy_options
 from mesh_iptables.cli.site import Place, admin_address, family_here, place_options, site_here
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mesh_iptables.proxy.listeners import Listening
 
 ENGINES = ("python", "envoy")
+_FOR_ENGINE_PYTHON = ("inbound_port", "fds", "transparent", "max_connections", "drain_time")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -89,6 +91,7 @@ def proxy(
     request = request.resolving(family_here())
     policy = request.policy(_report)
     if engine == "envoy":
+        _tell_of_options_without_effect(click.get_current_context())
         return _run_envoy(request, policy, place, admin, access_log, json_log=access_log_format == "json")
 
     from mesh_iptables.proxy.access_log import LogFormat
@@ -129,6 +132,13 @@ def _listening(
     if admin and not any(item.role is Role.ADMIN for item in found):
         found += open_port(Role.ADMIN, port, address)
     return found
+
+
+def _tell_of_options_without_effect(context: click.Context) -> None:
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is not ParameterSource.DEFAULT
+        if given and parameter.name in _FOR_ENGINE_PYTHON:
+            _say(f"note: {parameter.opts[0]} has no effect with --engine envoy")
 
 
 def _run_envoy(

@@ -76,3 +76,10 @@ def test_only_a_pod_without_ipv4_looks_ipv6_addresses_up(own: list[str], family:
 def test_the_user_may_say_which_addresses_are_looked_up(words: list[str], family: str) -> None:
     printed = CliRunner().invoke(policy, ["envoy", "--allow", "a.example.com", *words], standalone_mode=False)
     assert f'"dns_lookup_family": "{family}"' in printed.stdout
+
+
+def test_options_that_envoy_does_not_know_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh_iptables.proxy.envoy.EnvoyEngine", _Engine)
+    words = ["--allow", "a.example.com", "--engine", "envoy", "--drain-time", "5", "--admin", "127.0.0.1:15099"]
+    said = CliRunner().invoke(proxy, words, standalone_mode=False, catch_exceptions=False).stderr
+    assert said == "mesh-iptables: proxy: note: --drain-time has no effect with --engine envoy\n"
