@@ -299,7 +299,7 @@ class ClusterState:
 
     def pool_for(self, host: Host, name: str, *, http2: bool = False) -> Queue:
         """The pool of a host; `name` counts only where TLS takes its server name from the request."""
-        key = name if self.named_pools else ""
+        key = name.lower() if self.named_pools else ""
         if http2:
             key += _HTTP2_POOL
         pool = host.pools.get(key)

@@ -194,10 +194,15 @@ class TcpSession:
         cluster = self._cluster = surroundings.clusters.get(target.cluster)
         if cluster is None:
             self._fail("NC", "cluster_not_found")
-        elif cluster.connections >= cluster.config.limits.max_connections:
+        elif self._is_full(cluster):
             self._fail("UO", "overflow")
         else:
             cluster.choose(self, self._chosen)
+
+    def _is_full(self, cluster: ClusterState) -> bool:
+        """Whether a limit forbids one more connection; while it is being made it counts as pending, too."""
+        limits = cluster.config.limits
+        return cluster.connections >= limits.max_connections or cluster.pending >= limits.max_pending_requests
 
     def _chosen(self, host: Host | None) -> None:
         assert self._cluster is not None
@@ -211,11 +216,13 @@ class TcpSession:
         host.active += 1
         host.connections += 1
         self._cluster.connections += 1
+        self._cluster.pending += 1
         self._upstream = open_tcp(self._cluster, host, self)
 
     def connected(self) -> None:
         assert self._upstream is not None
         assert self._cluster is not None
+        self._cluster.pending -= 1
         if self._early:
             self._upstream.send(self._early)
         outside = self._active.surroundings.outside
@@ -230,6 +237,7 @@ class TcpSession:
         """The upstream could not be reached; once it was, the relay is in charge."""
         self._release()
         if self._cluster is not None and self._host is not None:
+            self._cluster.pending -= 1
             self._cluster.report(self._host, 503)
         flags = "UF,URX" if failure in (Failure.CONNECT, Failure.CONNECT_TIMEOUT) else "UC"
         self._fail(flags, failure.value, detail)
@@ -237,8 +245,9 @@ class TcpSession:
     def client_broken(self) -> None:
         """The client went away while we were connecting."""
         self._client = None
-        if self._upstream is not None:
+        if self._upstream is not None and self._cluster is not None:
             self._upstream.abort()
+            self._cluster.pending -= 1
             self._release()
         self._finish("DC", "downstream_remote_disconnect")
 

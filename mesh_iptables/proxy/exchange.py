@@ -445,7 +445,8 @@ class Exchange:
             self.refused(None, None, "no healthy upstream")
             return
         http2 = self._cluster.speaks_http2(to_http2_client=self.plan.head.minor == HTTP2)
-        pool = self._pool = self._cluster.pool_for(host, self.plan.name, http2=http2)
+        assert self._way is not None
+        pool = self._pool = self._cluster.pool_for(host, self._way.name, http2=http2)
         pool.request(self)
 
     def ready(self, connection: Pooled, host: Host) -> None:

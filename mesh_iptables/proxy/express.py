@@ -66,7 +66,7 @@ class Express:
             return False
         self._plan = plan
         host = self.host = cluster.pick(self)
-        pool = host.pools.get(plan.name if cluster.named_pools else "") if host is not None else None
+        pool = host.pools.get(way.key if cluster.named_pools else "") if host is not None else None
         if host is None or pool is None or not pool.idle or cluster.requests >= cluster.config.limits.max_requests:
             return False
         cluster.requests += 1

@@ -31,6 +31,7 @@ from mesh_iptables.proxy.upstream import Http1Upstream
 from mesh_iptables.proxy.wire import Address, Failure, Timer, Wire
 
 _WAITING_LIMIT = 65536  # bytes of pipelined requests that are read ahead
+_KEPT = (b"connection: keep-alive\r\n", b"")  # what HTTP/1.0 and HTTP/1.1 must say of a connection that stays open
 _CLOSE_DELAY = 1.0  # seconds to read the last answer before the connection goes
 _TUNNEL_IDLE = 3600.0
 _H2_START = H2_PREFACE[:12]  # as much of it makes Envoy change over
@@ -337,7 +338,7 @@ class HttpConnection:
     def _send_head(self, head: AnswerHead, extra: bytes, payload: bytes, chunked: bool, ended: bool) -> None:
         if self._body is not None:
             self._close = True
-        close = b"connection: close\r\n" if self._close else b""
+        close = b"connection: close\r\n" if self._close else _KEPT[self._minor]
         start = head.http1(minor=self._minor, coded=chunked)
         if self._is_head:
             payload = b""
@@ -359,8 +360,9 @@ class HttpConnection:
         """Envoy drops them, too."""
 
     def reply(self, reply: LocalReply, head: AnswerHead, extra: bytes) -> None:
-        self._linger = reply.closes or self._upgrading
-        self._close = self._close or self._linger
+        # Envoy ends the connection after its own 400, whatever the reason, and after its own answers to HTTP/1.0
+        self._linger = reply.closes or self._upgrading or reply.status == 400
+        self._close = self._close or self._linger or self._minor == 0
         bodiless = reply.status in (204, 304)
         chunked = self._is_head and not reply.text and not bodiless  # as Envoy answers a HEAD without a length
         if not reply.text and not self._is_head and not bodiless:

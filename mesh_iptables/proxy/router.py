@@ -52,12 +52,14 @@ _BODILESS = frozenset({"GET", "HEAD", "DELETE", "TRACE", "CONNECT"})  # as Envoy
 class Way:
     """A plan's way to one destination: all that is the same for every request that takes it."""
 
-    __slots__ = ("changed", "cluster", "head", "lines", "plain", "target")
+    __slots__ = ("changed", "cluster", "head", "key", "lines", "name", "plain", "target")
 
     def __init__(self, target: WeightedCluster, head: OutgoingHead, changed: frozenset[str], *, plain: bool) -> None:
         self.target = target
         self.cluster = target.cluster
         self.head = head
+        self.name = without_port(head.authority)  # for TLS, which takes it after rewrites and as it is written
+        self.key = self.name.lower()  # of its pool
         self.changed = changed  # the request's fields that the rule sets or removes
         self.lines = b""  # the field lines that Envoy adds to the first try
         self.plain = plain  # answers get no fields of this rule's own

@@ -40,7 +40,7 @@ def names_match(certificate: dict[str, object], names: tuple[str, ...]) -> bool:
     alternatives = certificate.get("subjectAltName", ())
     assert isinstance(alternatives, tuple)
     offered = [value.lower() for kind, value in alternatives if kind in ("DNS", "IP Address", "URI")]
-    return any(_covers(have, want.lower().rstrip(".")) for have in offered for want in names)
+    return any(_covers(have, want.lower()) for have in offered for want in names)
 
 
 def _covers(have: str, want: str) -> bool:

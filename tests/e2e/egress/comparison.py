@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, cast
 import msgspec
 
 from . import clients
-from .clients import Answer, Piece
+from .clients import Answer, Dialogue, Piece
 from .engines import Engine, EngineError, Settings, yaml_stream
 from .generator import Trial, random_trial
 from .random_requests import Do
@@ -37,6 +37,7 @@ ENGINES = ("envoy", "python")
 ROUNDS = 4  # of thorough tries, where chance decides
 SHRINK_LIMIT = 60.0  # seconds per disagreement
 CLOSED = (16, 18, 52, 55, 56)  # what curl says of it
+RESET = "unreachable"  # what a client says of a connection that is reset before it has noticed that it was made
 LATE = 0.7  # seconds; every delay of a trial is well below or well above
 VOLATILE = {"x-request-id", "x-envoy-upstream-service-time", "date", "x-upstream-conn"}
 
@@ -125,12 +126,15 @@ class Comparison:
         if kind == "tls":
             seen = clients.tls(msgspec.convert(fields, Tls), self._world.lab_root)
             inside = {"inside": _answer(seen.answer)} if seen.answer else {}
-            return {"handshake": seen.result, "peer": seen.peer, **inside}
+            return {"handshake": _closed(seen.result), "peer": seen.peer, **inside}
         if kind == "curl":
             ran = clients.curl(msgspec.convert(fields, Curl), self._world.lab_root)
             # how curl calls an end without an answer depends on what it and the proxy have read by then
             return {"exit": "closed" if ran.exit in CLOSED and not ran.out else ran.exit, **_curl_answer(ran.out)}
-        dialogue = clients.tcp(msgspec.convert(fields, Tcp))
+        tcp = msgspec.convert(fields, Tcp)
+        dialogue = clients.tcp(tcp)
+        if dialogue.connect == RESET:
+            dialogue = Dialogue("ok", [Piece(end="closed") for step in tcp.script if step.recv is not None])
         return {"connect": dialogue.connect, "recv": [_piece(piece) for piece in dialogue.pieces]}
 
     def shrink(self, trial: Trial, number: int) -> Trial:
@@ -152,6 +156,10 @@ class Comparison:
         return left[-1] != right[-1]
 
 
+def _closed(error: str) -> str:
+    return "closed" if error == RESET else error
+
+
 def _united(some: Outcomes, others: Outcomes) -> Outcomes:
     return sorted([*some, *(each for each in others if each not in some)], key=repr)
 
@@ -163,7 +171,7 @@ def _answer(answer: Answer, *, hasty: bool = False) -> Outcome:
     whether the connection can be kept, is chance.
     """
     if answer.error:
-        return {"error": answer.error}
+        return {"error": _closed(answer.error)}
     echo = None
     body: object = answer.body.decode("latin-1")
     with suppress(msgspec.DecodeError):

@@ -230,7 +230,7 @@ def _tls(random: Random, places: Places) -> Do:
 
 _SCRIPTS: list[list[Fields]] = [
     [{"send": "a\r\n"}, {"recv": 1.2}],
-    [{"send": "a"}, {"send": "b\r\n"}, {"recv": 1.2}],
+    [{"send": "a"}, {"recv": 0.7}, {"send": "b\r\n"}, {"recv": 1.2}],
     [{"send": "abc"}, {"recv": 1.2}, {"shutdown": 1}, {"recv": 1.2}],
     [{"send": "\x00\x01\x02"}, {"recv": 1.2}],
     [{"send": "\x16\x03\x01\x00\x05hello"}, {"recv": 1.2}],

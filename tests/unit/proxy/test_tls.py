@@ -158,7 +158,8 @@ def alternatives() -> dict[str, object]:
     ("name", "expected"),
     [
         ("example.com", True),
-        ("EXAMPLE.com.", True),
+        ("EXAMPLE.com", True),
+        ("example.com.", False),
         ("a.wild.example.com", True),
         ("a.b.wild.example.com", False),
         ("wild.example.com", False),
