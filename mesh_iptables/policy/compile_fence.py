@@ -90,8 +90,8 @@ def parse_allow(text: str) -> list[Allowed]:
 
 
 def _error(text: str, complaint: str) -> UsageError:
-    shown = text if text.isprintable() else text.encode("unicode_escape").decode()
-    return UsageError(f"--allow: '{shown}' {complaint}")
+    message = f"--allow: '{text}' {complaint}"
+    return UsageError("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
 def _parts(text: str) -> tuple[str, int | None, str | None]:
@@ -138,11 +138,13 @@ def _address(text: str, host: str) -> str:
 
 
 def _name(text: str, host: str) -> str:
-    if not (host.isascii() or "%" in host):
-        with suppress(UnicodeError):
-            raise _error(text, f"is not in ASCII; write {host.encode('idna').decode()}")
-    if not (hosts.is_name(host) or hosts.is_wildcard(host)):
+    in_ascii = host
+    with suppress(UnicodeError):
+        in_ascii = host.encode("idna").decode()
+    if not (hosts.is_name(in_ascii) or hosts.is_wildcard(in_ascii)):
         raise _error(text, f"does not begin with a host; expected {_SYNTAX}")
+    if not host.isascii():
+        raise _error(text, f"is not in ASCII; write {in_ascii}")
     name = hosts.canonical(host)
     if _NUMBER.fullmatch(name.rpartition(".")[2]):  # some readers take such a name for an address
         raise _error(text, "ends in a number, as no name does, and is no address either")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mesh_iptables.errors import UsageError
 from mesh_iptables.policy.compile import compile_sources
@@ -69,6 +71,44 @@ def test_anything_else_is_refused_by_name_in_one_line(text: str) -> None:
     with pytest.raises(UsageError, match="--allow") as refusal:
         parse_allow(text)
     assert str(refusal.value).isprintable()
+
+
+_PIECES = st.sampled_from(
+    [
+        *"*.:/[]@%-_ ,",
+        "a",
+        "x",
+        "127.0.0.1",
+        "0.0.0.0",
+        "::1",
+        "443",
+        "15001",
+        "0",
+        "tls",
+        "tcp",
+        "udp",
+        "ü",
+        "\n",
+        "\0",
+        "0x7f",
+    ]
+)
+
+
+@given(st.one_of(st.text(max_size=30), st.lists(_PIECES, max_size=8).map("".join)))
+def test_whatever_is_given_is_refused_in_one_line_or_closed_by_construction(text: str) -> None:
+    try:
+        policy = _fence(text)
+    except UsageError as refusal:
+        assert str(refusal).isprintable()  # noqa: PT017 - it may as well be allowed
+        return
+    assert policy.default is DefaultAction.BLACKHOLE
+    assert not any(listener.default_chain for listener in policy.listeners.values())
+    for cluster in policy.clusters.values():
+        assert cluster.kind is not ClusterKind.ORIGINAL_DST
+        assert cluster.guarded is (cluster.kind is not ClusterKind.STATIC)
+    assert explain(policy, Question("198.51.100.9", 22)).action == "close" or ":22" in text
+    assert not _tls(policy, "thief.example.net").allowed
 
 
 @pytest.mark.parametrize(
