@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,7 @@ def proxy(
 
     SIGHUP reads the policy anew; a broken one leaves the running policy in force. SIGTERM drains and ends.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until somebody hears it: it would end us
     request = request.resolving(family_here())
     policy = request.policy(_report)
     if engine == "envoy":

@@ -207,6 +207,7 @@ class Runtime:
         signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, lambda _number, _frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])  # one may have come while the policy was compiled
         self._signal_sockets = ours, theirs
         self.loop.watch(ours.fileno(), self._signalled, LEVEL_READ)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -55,6 +57,13 @@ def test_proxy_runs_envoy_on_what_policy_envoy_prints(tmp_path: Path, monkeypatc
     text = json.dumps(_Engine.ran)
     assert "sidecar~10.1.2.3~curl-7f9c.shop~" in text
     assert '{"filename": "/ca"}' in text
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.mark.parametrize(
