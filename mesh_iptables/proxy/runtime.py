@@ -561,6 +561,8 @@ def _connection_limit(wanted: int) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     left = max(2, hard - _SPARE_FDS)
+    if wanted > left:
+        say(f"no more than {left} connections at a time: there may be {hard} open files")
     return min(wanted or left // 2, left)
 
 
