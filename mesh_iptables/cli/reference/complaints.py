@@ -16,6 +16,7 @@ from types import ModuleType
 import mesh_iptables.policy.compile as compile_any
 from mesh_iptables.cli.reference.tables import cell, code, table
 from mesh_iptables.policy import (
+    compile_fence,
     compile_istio,
     compile_osm,
     documents,
@@ -25,7 +26,17 @@ from mesh_iptables.policy import (
     reader,
 )
 
-MODULES = (reader, documents, istio_checks, osm_checks, compile_any, compile_istio, compile_osm, istio_services)
+MODULES = (
+    reader,
+    documents,
+    istio_checks,
+    osm_checks,
+    compile_any,
+    compile_fence,
+    compile_istio,
+    compile_osm,
+    istio_services,
+)
 SEVERITIES = ("note", "warning", "error", "fatal")
 
 
