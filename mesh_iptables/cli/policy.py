@@ -10,7 +10,15 @@ from urllib.parse import urlsplit
 import click
 
 from mesh_iptables.cli.policy_options import PolicyRequest, policy_options
-from mesh_iptables.cli.site import Place, admin_address, family_here, place_options, site_here
+from mesh_iptables.cli.site import (
+    Place,
+    Serving,
+    admin_address,
+    family_here,
+    place_options,
+    serving_options,
+    site_here,
+)
 from mesh_iptables.cli.site import site as described
 from mesh_iptables.errors import UsageError
 
@@ -302,6 +310,7 @@ def _strings(message: Message, name: str) -> Iterable[object]:
 @click.option("--access-log-json", is_flag=True, help="Lines of JSON instead of text.")
 @click.option("--ipv6", is_flag=True, help="Take IPv6 destinations too.")
 @click.option("--here", is_flag=True, help="Look at this network namespace, as `proxy` does: for IPv6, own addresses.")
+@serving_options
 @place_options
 def envoy(
     request: PolicyRequest,
@@ -309,6 +318,9 @@ def envoy(
     admin: str,
     access_log: str,
     access_log_json: bool,
+    inbound_port: int,
+    transparent: bool,
+    max_connections: int,
     ipv6: bool,
     here: bool,
     place: Place,
@@ -316,11 +328,11 @@ def envoy(
     """A complete static bootstrap for Envoy (v3); with --here the one that `proxy --engine envoy` runs."""
     from mesh_iptables.policy.envoy import bootstrap
 
-    address = admin_address(admin)
+    serving = Serving(admin_address(admin), access_log, access_log_json, inbound_port, transparent, max_connections)
     if here:
-        site = site_here(place, address, access_log, json_log=access_log_json)
+        site = site_here(place, serving)
         request = request.resolving(family_here())
     else:
-        site = described(place, address, access_log, json_log=access_log_json, ipv6=ipv6, own_addresses=())
+        site = described(place, serving, ipv6=ipv6)
     _print_json(bootstrap(_compiled(request), site))
     return 0

@@ -8,31 +8,34 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from mesh_iptables.cli.policy_options import PolicyRequest, policy_options
-from mesh_iptables.cli.site import Place, admin_address, family_here, place_options, site_here
+from mesh_iptables.cli.site import (
+    Place,
+    Serving,
+    admin_address,
+    family_here,
+    place_options,
+    serving_options,
+    site_here,
+)
 from mesh_iptables.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mesh_iptables.policy.complaint import Complaint
+    from mesh_iptables.policy.envoy import Site
     from mesh_iptables.policy.model import EgressPolicy
     from mesh_iptables.proxy.listeners import Listening
 
 ENGINES = ("python", "envoy")
-_FOR_ENGINE_PYTHON = ("inbound_port", "fds", "transparent", "max_connections", "drain_time")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @policy_options
 @click.option("--engine", type=click.Choice(ENGINES), default="python", show_default=True, help="Who does the work.")
-@click.option(
-    "--inbound-port",
-    type=click.IntRange(0, 65535),
-    default=15006,
-    show_default=True,
-    help="Port for connections to the pod itself, which are passed through; 0: none.",
-)
+@serving_options
 @click.option(
     "--admin",
     metavar="ADDRESS:PORT",
@@ -51,14 +54,6 @@ _FOR_ENGINE_PYTHON = ("inbound_port", "fds", "transparent", "max_connections", "
     multiple=True,
     metavar="N",
     help="Serve this listening socket, opened by the caller, instead of opening ports; may be repeated.",
-)
-@click.option("--transparent", is_flag=True, help="Listen for connections brought by TPROXY (needs CAP_NET_ADMIN).")
-@click.option(
-    "--max-connections",
-    type=click.IntRange(0),
-    default=0,
-    help="Open connections at a time, beyond which new ones wait; 0, the default: half as many as there may be open "
-    "files, since most take two.",
 )
 @click.option(
     "--drain-time",
@@ -92,16 +87,17 @@ def proxy(
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until somebody hears it: it would end us
     request = request.resolving(family_here())
     policy = request.policy(_report)
+    json_log = access_log_format == "json"
+    serving = Serving(admin_address(admin), access_log, json_log, inbound_port, transparent, max_connections)
+    as_envoy = partial(site_here, place, serving)
     if engine == "envoy":
-        _tell_of_options_without_effect(click.get_current_context())
-        return _run_envoy(request, policy, place, admin, access_log, json_log=access_log_format == "json")
+        return _run_envoy(request, policy, as_envoy, fds, drain_time)
 
     from mesh_iptables.proxy.access_log import LogFormat
     from mesh_iptables.proxy.listeners import Role, open_port
     from mesh_iptables.proxy.runtime import Runtime, Settings
 
     identity = f"{policy.identity.namespace}/{policy.identity.service_account}"
-    as_envoy = partial(site_here, place, admin_address(admin), access_log, json_log=access_log_format == "json")
     settings = Settings(access_log, LogFormat(access_log_format), identity, max_connections, drain_time, as_envoy)
     listening = _listening(policy, inbound_port, admin, fds, transparent=transparent)
 
@@ -136,23 +132,26 @@ def _listening(
     return found
 
 
-def _tell_of_options_without_effect(context: click.Context) -> None:
-    for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name or "") is not ParameterSource.DEFAULT
-        if given and parameter.name in _FOR_ENGINE_PYTHON:
-            _say(f"note: {parameter.opts[0]} has no effect with --engine envoy")
-
-
 def _run_envoy(
-    request: PolicyRequest, policy: EgressPolicy, place: Place, admin: str, access_log: str, *, json_log: bool
+    request: PolicyRequest,
+    policy: EgressPolicy,
+    site: Callable[[], Site],
+    fds: tuple[int, ...],
+    drain_time: float,
 ) -> int:
     from mesh_iptables.policy.envoy_guard import greeted_unseen
     from mesh_iptables.proxy.envoy import EnvoyEngine
+    from mesh_iptables.proxy.listeners import check_transparent, is_handed_in
 
-    site = site_here(place, admin_address(admin), access_log, json_log=json_log)
+    if fds or is_handed_in(os.environ):
+        what = f"--listen-fd: {fds[0]}" if fds else "LISTEN_FDS"
+        raise UsageError(f"{what}: Envoy opens its ports itself; leave that out, or choose --engine python")
+    here = site()
+    if here.transparent:
+        check_transparent()
     for origin in greeted_unseen(policy):
         _say(f"note: {origin}: a site that speaks first is heard before Envoy looks at its address")
-    return EnvoyEngine(lambda: request.policy(_report), site, _say).run(policy)
+    return EnvoyEngine(lambda: request.policy(_report), here, _say, drain=drain_time).run(policy)
 
 
 def _report(complaint: Complaint) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,43 @@ class Place:
     pod_name: str
     pod_address: str
     ca_bundle: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The options about what is opened. `admin` is an address and a port, 0 for none; `access_log` empty: none."""
+
+    admin: tuple[str, int]
+    access_log: str
+    json_log: bool
+    inbound_port: int
+    transparent: bool
+    max_connections: int  # 0: half as many as there may be open files
+
+
+def serving_options(command: Callable[..., object]) -> Callable[..., object]:
+    """Give a click command the options `inbound_port`, `transparent` and `max_connections`."""
+    for option in (
+        click.option(
+            "--max-connections",
+            type=click.IntRange(0),
+            default=0,
+            help="Open connections at a time, beyond which new ones wait, with engine envoy are closed; 0, the "
+            "default: half as many as there may be open files, since most take two.",
+        ),
+        click.option(
+            "--transparent", is_flag=True, help="Listen for connections brought by TPROXY (needs CAP_NET_ADMIN)."
+        ),
+        click.option(
+            "--inbound-port",
+            type=click.IntRange(0, 65535),
+            default=15006,
+            show_default=True,
+            help="Port for connections to the pod itself, which are passed through; 0: none.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def place_options(command: Callable[..., object]) -> Callable[..., object]:
@@ -82,30 +120,46 @@ def admin_address(text: str) -> tuple[str, int]:
     return address, int(port)
 
 
-def site(
-    place: Place, admin: tuple[str, int], access_log: str, *, json_log: bool, ipv6: bool, own_addresses: tuple[str, ...]
-) -> Site:
-    """What the bootstrap says about where Envoy runs; `access_log` may be empty, for none."""
+def site(place: Place, serving: Serving, *, ipv6: bool) -> Site:
+    """What the bootstrap says about where Envoy runs, as far as the options tell."""
     from mesh_iptables.policy.envoy import Site
 
+    pod = ip_network(place.pod_address) if _is_address(place.pod_address) else None
     return Site(
-        *admin,
-        access_log or os.devnull,
-        json_log,
-        place.pod_address,
-        place.pod_name,
-        place.ca_bundle or system_ca_bundle(),
-        ipv6,
-        own_addresses,
+        *serving.admin,
+        access_log=serving.access_log or os.devnull,
+        json_log=serving.json_log,
+        pod_address=place.pod_address,
+        pod_name=place.pod_name,
+        ca_bundle=place.ca_bundle or system_ca_bundle(),
+        ipv6=ipv6,
+        own_addresses=() if pod is None or pod.is_loopback else (str(pod),),
+        inbound_port=serving.inbound_port,
+        transparent=serving.transparent,
+        max_connections=serving.max_connections,
     )
 
 
-def site_here(place: Place, admin: tuple[str, int], access_log: str, *, json_log: bool) -> Site:
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def site_here(place: Place, serving: Serving) -> Site:
     """The same for the network namespace we are in: it says whether there is IPv6, and which addresses are ours."""
     from mesh_iptables.proxy.own_addresses import own_networks
 
-    own = tuple(str(network) for network in own_networks() if not network.is_loopback)
-    return site(place, admin, access_log, json_log=json_log, ipv6=Path(IF_INET6).exists(), own_addresses=own)
+    found = site(place, serving, ipv6=Path(IF_INET6).exists())
+    own = (str(network) for network in own_networks() if not network.is_loopback)
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return replace(
+        found,
+        own_addresses=tuple(dict.fromkeys((*own, *found.own_addresses))),
+        max_connections=found.max_connections or files // 2,
+    )
 
 
 def family_here() -> DnsFamily:

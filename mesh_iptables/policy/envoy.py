@@ -3,7 +3,7 @@
 Logical listeners are not bound: the one on the redirect port restores the original destination and hands the
 connection to the listener of that address. A listener for every port (profile osm) is bound itself. Either way
 the redirect port as a destination goes to the black hole first, since a connection to it would come back to
-Envoy for ever.
+Envoy for ever. Connections to the pod itself are the matter of `envoy_inbound`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import assert_never
 from mesh_iptables.policy.durations import render_seconds
 from mesh_iptables.policy.envoy_clusters import cluster, dns_cache, resolved_by_filter, socket_address
 from mesh_iptables.policy.envoy_guard import fixed_name, http_guard, tcp_guard
+from mesh_iptables.policy.envoy_inbound import INBOUND_LISTENER, Passage, inbound_clusters, own_hosts
 from mesh_iptables.policy.envoy_routes import (
     FAULT_FILTER,
     FORWARD_FILTER,
@@ -84,7 +85,7 @@ class Site:
     """What the bootstrap says about where Envoy runs.
 
     `access_log` is a file, or `-` for standard output. `pod_address` and `pod_name` only make up the node id.
-    `ca_bundle` is the system's store of certificates as one file.
+    `ca_bundle` is the system's store of certificates as one file. A port or a limit of 0 is none.
     """
 
     admin_address: str = "127.0.0.1"
@@ -95,7 +96,10 @@ class Site:
     pod_name: str = "mesh-iptables"
     ca_bundle: str = "/etc/ssl/certs/ca-certificates.crt"
     ipv6: bool = False  # take IPv6 destinations too
-    own_addresses: tuple[str, ...] = ()  # of this machine, which a guarded name must not lead to
+    own_addresses: tuple[str, ...] = ()  # of this machine: inbound, and where a guarded name must not lead to
+    inbound_port: int = 0
+    transparent: bool = False  # connections are brought by TPROXY
+    max_connections: int = 0
 
 
 def bootstrap(policy: EgressPolicy, site: Site) -> Message:
@@ -105,16 +109,37 @@ def bootstrap(policy: EgressPolicy, site: Site) -> Message:
         **_admin(policy, site),
         "static_resources": {
             "listeners": [*_Writer(policy, site).listeners()],
-            "clusters": [cluster(each, policy.behaviour, site.ca_bundle) for each in _clusters(policy).values()],
+            "clusters": [*_cluster_messages(policy, site)],
         },
+        **_overload_manager(site),
     }
+
+
+def _cluster_messages(policy: EgressPolicy, site: Site) -> Iterator[Message]:
+    for each in _clusters(policy).values():
+        yield cluster(each, policy.behaviour, site.ca_bundle)
+    if site.inbound_port or own_hosts(site.own_addresses, ipv6=site.ipv6):
+        yield from inbound_clusters(ipv6=site.ipv6)
+
+
+def _overload_manager(site: Site) -> Message:
+    """Beyond the limit Envoy closes new connections."""
+    if not site.max_connections:
+        return {}
+    url = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+    config = typed(url, max_active_downstream_connections=site.max_connections)
+    name = "envoy.resource_monitors.global_downstream_max_connections"
+    return {"overload_manager": {"resource_monitors": [{"name": name, "typed_config": config}]}}
 
 
 def _admin(policy: EgressPolicy, site: Site) -> Message:
     """The admin port, unless there is to be none; who is fenced in can reach it, but not change how Envoy works."""
     message: Message = {}
     if site.admin_port:
-        message["admin"] = {"address": socket_address(site.admin_address, site.admin_port)}
+        address = socket_address(site.admin_address, site.admin_port)
+        # a probe must hear that a full proxy is alive
+        full: Message = {"ignore_global_conn_limit": True} if site.max_connections else {}
+        message["admin"] = {"address": address, **full}
     if policy.profile is Profile.FENCE:
         message["layered_runtime"] = {"layers": [{"name": "fixed", "static_layer": {}}]}
     return message
@@ -143,25 +168,56 @@ class _Writer:
         self._policy = policy
         self._site = site
         self._guard = Chain("virtualOutbound-blackhole", ChainMatch(dst_port=policy.redirect_port), _BLACKHOLE)
+        self._passage = Passage(
+            own_hosts(site.own_addresses, ipv6=site.ipv6),
+            policy.redirect_port,
+            tuple(port for port in (site.inbound_port, site.admin_port) if port),
+            site.ipv6,
+            self._access_log(),
+        )
 
     def listeners(self) -> Iterator[Message]:
+        if self._policy.default is not DefaultAction.REFUSE:
+            yield from self._outbound()
+        if self._site.inbound_port:
+            yield self._virtual_inbound(self._site.inbound_port)
+
+    def _outbound(self) -> Iterator[Message]:
         policy = self._policy
-        if policy.default is DefaultAction.REFUSE:
-            return
         whole = policy.listeners.get((ANY_ADDRESS, ANY_PORT))
-        yield self._bound(whole) if whole else self._virtual_outbound()
-        for listener in policy.listeners.values():
-            if listener.port not in (ANY_PORT, policy.redirect_port):
-                yield self.logical(listener)
+        if whole:
+            yield self._bound(whole)
+            return
+        yield self._virtual_outbound()
+        logical = [each for each in policy.listeners.values() if each.port != policy.redirect_port]
+        own = [*self._passage.own_listeners(listener.port for listener in logical)]
+        taken = [message["address"] for message in own]
+        found = (self.logical(listener) for listener in logical)
+        yield from (message for message in found if message["address"] not in taken)
+        yield from own
+
+    def _virtual_inbound(self, port: int) -> Message:
+        return {
+            "name": INBOUND_LISTENER,
+            **self._bound_address(port),
+            "traffic_direction": "INBOUND",
+            "listener_filters": [_original_dst()],
+            "filter_chains": self._passage.inbound_chains(),
+            "access_log": self._unmatched_log(),
+        }
 
     def _virtual_outbound(self) -> Message:
         everything = self._policy.default_chain or Chain("virtualOutbound-catchall-tcp", ChainMatch(), _BLACKHOLE)
         return {
             "name": "virtualOutbound",
-            **self._bound_address(),
+            **self._bound_address(self._policy.redirect_port),
             "use_original_dst": True,
             "traffic_direction": "OUTBOUND",
-            "filter_chains": [self._chain(self._guard, "virtualOutbound"), self._chain(everything, "virtualOutbound")],
+            "filter_chains": [
+                self._chain(self._guard, "virtualOutbound"),
+                *self._passage.own_chains(),
+                self._chain(everything, "virtualOutbound"),
+            ],
             "access_log": self._unmatched_log(),
         }
 
@@ -172,17 +228,24 @@ class _Writer:
         opaque = listener.opaque_ports | {self._policy.redirect_port}
         guarded = replace(listener, chains=(self._guard, *chains), opaque_ports=opaque)
         message = self._inspected(guarded)
-        original = {"name": "envoy.filters.listener.original_dst"}
-        original_dst: Message = {**original, "typed_config": typed(f"{_LISTENER}.original_dst.v3.OriginalDst")}
-        filters = message.get("listener_filters", [])
+        filters, written = message.get("listener_filters", []), message["filter_chains"]
         assert isinstance(filters, list)
-        return {**message, **self._bound_address(), "listener_filters": [original_dst, *filters]}
+        assert isinstance(written, list)
+        ports = sorted({chain.match.dst_port for chain in chains if chain.match.dst_port} - {*self._passage.closed})
+        own = [*self._passage.closed_chains(), *self._passage.own_chains(ports)]
+        return {
+            **message,
+            **self._bound_address(self._policy.redirect_port),
+            "listener_filters": [_original_dst(), *filters],
+            "filter_chains": [*written, *own],
+        }
 
-    def _bound_address(self) -> Message:
-        port = self._policy.redirect_port
+    def _bound_address(self, port: int) -> Message:
         message: Message = {"address": socket_address(ANY_ADDRESS, port)}
         if self._site.ipv6:
             message["additional_addresses"] = [{"address": socket_address("::", port)}]
+        if self._site.transparent:
+            message["transparent"] = True
         return message
 
     def logical(self, listener: Listener) -> Message:
@@ -354,6 +417,11 @@ def _chain_match(match: ChainMatch) -> Message:
     if match.protocols:
         message["application_protocols"] = list(match.protocols)
     return message
+
+
+def _original_dst() -> Message:
+    config = typed(f"{_LISTENER}.original_dst.v3.OriginalDst")
+    return {"name": "envoy.filters.listener.original_dst", "typed_config": config}
 
 
 def _inspectors(listener: Listener) -> Iterator[Message]:

@@ -1,7 +1,8 @@
 """Engine `envoy`: run the real Envoy on a compiled policy, replace it when the policy changes, stop it cleanly.
 
 A reload is Envoy's own hot restart: the next epoch takes the listening sockets over from the one before, which
-finishes its connections and ends by itself. The bootstrap goes with the command line, so that nothing is written to
+finishes its connections and ends by itself. Told to end, Envoy does so at once; it is therefore asked to drain first,
+which takes its admin port. The bootstrap goes with the command line, so that nothing is written to
 a file system that may be read-only; only one too long for that becomes a temporary file.
 """
 
@@ -9,20 +10,26 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
+import resource
 import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 
 from mesh_iptables.errors import MachineError, MeshIptablesError, PolicyError
 from mesh_iptables.policy.envoy import Site, bootstrap
 from mesh_iptables.policy.model import EgressPolicy
+from mesh_iptables.proxy.envoy_admin import busy, drain
 
-_HEARD = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-_DRAIN = 5  # seconds in which an old epoch, or all on stopping, may finish what is under way
+_HEARD = (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_END = (signal.SIGTERM, signal.SIGINT)
+_GRACE = 5.0  # seconds for Envoy to end when it is told to
+_PACE = 0.2  # seconds between two looks at what is under way
 _LOG_FLUSH_MS = 200
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _MAX_ARGUMENT = 120_000  # the kernel takes no longer ones (MAX_ARG_STRLEN)
@@ -44,10 +51,22 @@ def envoy_binary() -> str:
 
 
 class EnvoyEngine:
-    """Runs epochs of Envoy until told to stop. `load` compiles the policy anew; it may raise MeshIptablesError."""
+    """Runs epochs of Envoy until told to stop. `load` compiles the policy anew; it may raise MeshIptablesError.
 
-    def __init__(self, load: Callable[[], EgressPolicy], site: Site, say: Say, binary: str | None = None) -> None:
+    `drain` are seconds in which an old epoch, or all on stopping, may finish what is under way.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], EgressPolicy],
+        site: Site,
+        say: Say,
+        binary: str | None = None,
+        *,
+        drain: float = 5.0,
+    ) -> None:
         self._load = load
+        self._drain_time = drain
         self._site = site
         self._say = say
         self._binary = binary or envoy_binary()
@@ -60,13 +79,17 @@ class EnvoyEngine:
     def run(self, policy: EgressPolicy) -> int:
         """Serve until SIGTERM or SIGINT (0), or until Envoy ends by itself (its status)."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # two a connection, of which there may be many
         self._validate(policy)
         self._start(policy)
         while True:
             number = signal.sigwait(_HEARD)
             if number == signal.SIGHUP:
                 self._reload()
-            elif number != signal.SIGCHLD:
+            elif number == signal.SIGUSR1:  # Envoy opens its log anew
+                self._tell(signal.SIGUSR1)
+            elif number in _END:
                 return self._stop()
             status = self._reap()
             if status is not None:
@@ -74,11 +97,15 @@ class EnvoyEngine:
 
     def _start(self, policy: EgressPolicy) -> None:
         words = ["--restart-epoch", str(self._epoch), "--base-id", str(self._base_id)]
-        words += ["--drain-time-s", str(_DRAIN), "--parent-shutdown-time-s", str(_DRAIN + 1)]
+        seconds = max(1, math.ceil(self._drain_time))
+        words += ["--drain-time-s", str(seconds), "--parent-shutdown-time-s", str(seconds + 1)]
+        words += ["--drain-strategy", "immediate"]
         words += ["--file-flush-interval-msec", str(_LOG_FLUSH_MS), "--log-level", "warning"]
         # it warns of each request that leads to no address at all, as one that is refused does
         words += ["--component-log-level", "rbac:error"]
-        self._children.append(subprocess.Popen([*self._words(policy), *words], preexec_fn=self._before_exec))
+        # in a process group of its own: what ends us from the keyboard must not end it before it has drained
+        command = [*self._words(policy), *words]
+        self._children.append(subprocess.Popen(command, preexec_fn=self._before_exec, process_group=0))
         self._epoch += 1
 
     def _words(self, policy: EgressPolicy) -> list[str]:
@@ -126,17 +153,36 @@ class EnvoyEngine:
         return newest.returncode if newest.returncode > 0 else 1
 
     def _stop(self) -> int:
-        for child in self._children:
-            child.terminate()
+        self._drain()
+        self._tell(signal.SIGTERM)
         for child in self._children:
             try:
-                child.wait(_DRAIN)
+                child.wait(_GRACE)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
         for name in self._files:
             os.unlink(name)
         return 0
+
+    def _drain(self) -> None:
+        """Wait until nothing is under way, the time is over, a second signal says to end, or Envoy has ended."""
+        address, port = self._site.admin_address, self._site.admin_port
+        if not port or not self._drain_time:
+            return
+        end = time.monotonic() + self._drain_time
+        try:
+            drain(address, port)
+            while busy(address, port) and (left := end - time.monotonic()) > 0:
+                found = signal.sigtimedwait(_HEARD, min(left, _PACE))
+                if found is not None and (found.si_signo in _END or self._reap() is not None):
+                    return
+        except OSError as error:
+            self._say(f"Envoy cannot be asked to drain: {error}")
+
+    def _tell(self, number: signal.Signals) -> None:
+        for child in self._children:
+            child.send_signal(number)
 
 
 def _bound_to_us() -> Callable[[], None]:

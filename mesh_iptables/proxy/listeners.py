@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
+from mesh_iptables.apply.rights import right_remedy
 from mesh_iptables.errors import MachineError, UsageError
 
 _BACKLOG = 4096
@@ -58,7 +59,7 @@ def _listen(role: Role, address: str, port: int, *, transparent: bool) -> Listen
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if transparent:
-            _make_transparent(sock, family)
+            make_transparent(sock)
         sock.bind((address, port))
         sock.listen(_BACKLOG)
     except OSError as error:
@@ -73,11 +74,26 @@ def _set_for_accepted(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def _make_transparent(sock: socket.socket, family: int) -> None:
-    if family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
-    else:
-        sock.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+def make_transparent(sock: socket.socket) -> None:
+    """Let a socket take connections to other addresses than ours; raises MachineError without the right to do so."""
+    try:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        else:
+            sock.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+    except PermissionError as error:
+        raise MachineError(f"--transparent: {error.strerror}; {right_remedy('NET_ADMIN')}") from error
+
+
+def check_transparent() -> None:
+    """Raises MachineError where nobody of our rights can open a transparent socket."""
+    with socket.socket() as sock:
+        make_transparent(sock)
+
+
+def is_handed_in(environ: Mapping[str, str]) -> bool:
+    """Whether systemd opened sockets for us."""
+    return bool(_from_systemd(environ))
 
 
 def handed_in(fds: Iterable[int], ports: Mapping[int, Role], environ: Mapping[str, str]) -> list[Listening]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,10 +23,16 @@ OLD = ("-u", "1337", "-i", "*")
 # Rules, options of the proxy, the families that the dialect captures.
 WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "istio-1.0 REDIRECT": ((*OLD, "-b", "*"), (), ("ipv4",)),
+    "istio-1.0 REDIRECT, own inbound port": ((*OLD, "-b", "*"), (), ("ipv4",)),
     "istio-1.0 TPROXY": ((*OLD, "-b", "8080", "-m", "TPROXY"), ("--transparent",), ("ipv4",)),
     "istio-1.2x REDIRECT": ((*NEW, "-b", "*"), (), ("ipv4", "ipv6")),
     "istio-1.2x TPROXY": ((*NEW, "-b", "*", "-m", "TPROXY"), ("--transparent",), ("ipv4", "ipv6")),
 }
+ENVOY = find_spec("envoy") or shutil.which("envoy")
+ENGINES = [
+    "python",
+    pytest.param("envoy", marks=pytest.mark.skipif(ENVOY is None, reason="needs the program envoy")),
+]
 
 
 @pytest.fixture
@@ -68,16 +77,17 @@ def fetch(namespace: Namespace, url: str) -> str:
     return done.stderr
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("way", WAYS)
 def test_the_proxy_takes_every_captured_connection_where_it_was_meant_to_go(
-    way: str, pair: tuple[Namespace, Namespace], tmp_path: Path
+    way: str, engine: str, pair: tuple[Namespace, Namespace], tmp_path: Path
 ) -> None:
     pod, outside = pair
     rules, options, families = WAYS[way]
-    pod.mesh_iptables("apply", *rules)
+    pod.mesh_iptables("apply", *rules, env={"INBOUND_CAPTURE_PORT": "15006"} if "own" in way else {})
     server = ("/usr/bin/python3", "-m", "http.server", "--bind", "::", "--directory", str(tmp_path))
     capabilities = ("net_admin",) if options else ()
-    proxy = (sys.executable, "-m", "mesh_iptables", "proxy", "--admin", "", *options)
+    proxy = (sys.executable, "-m", "mesh_iptables", "proxy", "--engine", engine, "--admin", "", *options)
     log = tmp_path / "log"
     log.touch()
     tmp_path.chmod(0o755)
@@ -91,5 +101,5 @@ def test_the_proxy_takes_every_captured_connection_where_it_was_meant_to_go(
             assert fetch(pod, f"http://{OUTSIDE[family]}/") == "200"
     lines = log.read_text()
     for family in families:
-        assert f"inbound InboundPassthroughCluster {POD[family]}:8080" in lines
+        assert re.search(rf" InboundPassthroughCluster\w* {re.escape(POD[family])}:8080 ", lines), lines
         assert f"PassthroughCluster {OUTSIDE[family]}:80" in lines

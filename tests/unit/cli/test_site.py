@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from mesh_iptables.cli.policy import policy
 from mesh_iptables.cli.proxy import proxy
 from mesh_iptables.cli.site import family_for
+from mesh_iptables.errors import UsageError
 from mesh_iptables.policy.envoy import Site, bootstrap
 from mesh_iptables.policy.model import EgressPolicy
 from mesh_iptables.policy.settings import DnsFamily
@@ -38,8 +39,8 @@ class _Engine:
 
     ran: object = None
 
-    def __init__(self, _load: object, site: Site, _say: object) -> None:
-        self._site = site
+    def __init__(self, _load: object, site: Site, _say: object, *, drain: float) -> None:
+        self._site, self._drain = site, drain
 
     def run(self, policy: EgressPolicy) -> int:
         type(self).ran = bootstrap(policy, self._site)
@@ -87,8 +88,7 @@ def test_the_user_may_say_which_addresses_are_looked_up(words: list[str], family
     assert f'"dns_lookup_family": "{family}"' in printed.stdout
 
 
-def test_options_that_envoy_does_not_know_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mesh_iptables.proxy.envoy.EnvoyEngine", _Engine)
-    words = ["--allow", "a.example.com", "--engine", "envoy", "--drain-time", "5", "--admin", "127.0.0.1:15099"]
-    said = CliRunner().invoke(proxy, words, standalone_mode=False, catch_exceptions=False).stderr
-    assert said == "mesh-iptables: proxy: note: --drain-time has no effect with --engine envoy\n"
+def test_envoy_takes_no_sockets_of_ours() -> None:
+    words = ["--allow", "a.example.com", "--engine", "envoy", "--admin", "", "--listen-fd", "3"]
+    with pytest.raises(UsageError, match=r"--listen-fd: 3: Envoy opens its ports itself; .* --engine python"):
+        CliRunner().invoke(proxy, words, standalone_mode=False, catch_exceptions=False)
