@@ -105,6 +105,7 @@ class Exchange:
         "_answering",
         "_attempt",
         "_cluster",
+        "_complete",
         "_connection",
         "_ended",
         "_extra",
@@ -156,6 +157,7 @@ class Exchange:
         self._sni = sni
         self._started = surroundings.outside.now
         self.digest: int | None = None
+        self._complete = self._started  # when the request was, from which timeouts count
         # the request
         self._ended = False
         self._whole = True  # all of its body is in `_kept`
@@ -318,6 +320,7 @@ class Exchange:
 
     def _start_timer(self, rule: Rule) -> None:
         if rule.timeout and self._timer is None:
+            self._complete = self._surroundings.outside.now
             self._timer = self._surroundings.outside.call_later(rule.timeout, self._timed_out)
         if self._connection is not None:
             self._start_try_timer()
@@ -460,7 +463,10 @@ class Exchange:
             self._start_try_timer()
         plan, way = self.plan, self._way
         assert way is not None
-        extra = way.lines if self._attempt == 1 else plan.lines(way, self._attempt)
+        if self._attempt == 1:
+            extra = way.lines
+        else:
+            extra = plan.lines(way, self._attempt, self._surroundings.outside.now - self._complete)
         if plan.wants_id:
             if not self._request_id:
                 self._request_id = self._surroundings.ids.next()

@@ -84,6 +84,11 @@ def _with_one_cookie(fields: Fields) -> Fields:
     return [*(field for field in fields if field[0] != "cookie"), ("cookie", "; ".join(crumbs))]
 
 
+def encoded(fields: Fields) -> list[tuple[bytes, bytes]]:
+    """Fields as bytes: latin-1, in which every byte of a message has its own character."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+
+
 def field_lines(extra: bytes) -> Fields:
     """Field lines as `exchange` makes them, taken apart."""
     lines = extra.decode("latin-1").split("\r\n")
@@ -119,7 +124,7 @@ class Outbox:
             if part or last:
                 self._http2.send_data(self._stream, part, end_stream=last and not self.trailers)
             if last and self.trailers:
-                self._http2.send_headers(self._stream, self.trailers, end_stream=True)
+                self._http2.send_headers(self._stream, encoded(self.trailers), end_stream=True)
             self.done = last
             if not part:
                 return
@@ -304,7 +309,7 @@ class Http2Stream:
         return len(self._out) + self._connection.wire.unsent
 
     def interim(self, head: ResponseHead) -> None:
-        self._connection.http2.send_headers(self._number, [(":status", str(head.status)), *head.fields])
+        self._connection.http2.send_headers(self._number, encoded([(":status", str(head.status)), *head.fields]))
         self._connection.push()
 
     def answer(self, head: AnswerHead, extra: bytes, payload: bytes, ended: bool) -> None:
@@ -317,7 +322,8 @@ class Http2Stream:
             self.answer_body(payload, ended)
 
     def _send_headers(self, status: int, fields: Fields, *, ends: bool) -> None:
-        self._connection.http2.send_headers(self._number, [(":status", str(status)), *fields], end_stream=ends)
+        whole = encoded([(":status", str(status)), *fields])
+        self._connection.http2.send_headers(self._number, whole, end_stream=ends)
 
     def answer_body(self, payload: bytes, ended: bool) -> None:
         if self._over:

@@ -22,8 +22,9 @@ from h2.events import (
 from h2.exceptions import ProtocolError, StreamClosedError
 
 from mesh_iptables.proxy.cluster import ClusterState, Host, Pooled, Waiter, tls_client
+from mesh_iptables.proxy.headers import without
 from mesh_iptables.proxy.http1 import CHUNKED, ResponseHead
-from mesh_iptables.proxy.http2 import BadHeaders, Outbox, decoded, field_lines
+from mesh_iptables.proxy.http2 import BadHeaders, Outbox, decoded, encoded, field_lines
 from mesh_iptables.proxy.upstream import OutgoingHead
 from mesh_iptables.proxy.wire import Failure, Wire
 
@@ -226,7 +227,7 @@ class SiteStream:
         dropped = _HTTP1_ONLY if head.framing or not head.assumes_empty else _HTTP1_ONLY | {"content-length"}
         fields = [field for field in (*head.fields, *field_lines(extra)) if field[0] not in dropped]
         pseudo = [(":method", head.method), (":scheme", "http"), (":authority", head.authority), (":path", head.target)]
-        http2.send_headers(self._number, [*pseudo, *fields], end_stream=ended and not body)
+        http2.send_headers(self._number, encoded([*pseudo, *fields]), end_stream=ended and not body)
         self._out = Outbox(http2, self._number)
         if body:
             self._out.put(body, ends=ended)
@@ -305,6 +306,8 @@ class SiteStream:
 
         pseudo, fields = decoded(headers)
         status = int(pseudo.get("status", ""))
+        if status == 204:
+            fields = without(fields, ("content-length",))  # which HTTP/1 must not say of it
         names = frozenset(name for name, _ in fields)
         bodiless = self._is_head or status < 200 or status in (204, 304)
         if ended and "content-length" not in names and not bodiless:

@@ -103,19 +103,25 @@ class Plan:
             way.lines = self.lines(way, 1)
         return way
 
-    def lines(self, way: Way, attempt: int) -> bytes:
-        """Field lines that Envoy adds to a try; the rule may change them, but for the count of further tries."""
+    def lines(self, way: Way, attempt: int, elapsed: float = 0.0) -> bytes:
+        """Field lines that Envoy adds to a try, `elapsed` seconds after the request; the rule may change those of the
+        first one."""
         lines = ""
         counts = self._router.behaviour.attempt_count_header
         if counts and (attempt > 1 or "x-envoy-attempt-count" not in way.changed):
             lines = f"x-envoy-attempt-count: {attempt}\r\n"
-        if self._router.envoy_headers and "x-envoy-expected-rq-timeout-ms" not in way.changed:
+        if self._router.envoy_headers and (attempt > 1 or "x-envoy-expected-rq-timeout-ms" not in way.changed):
             assert self.routed is not None
-            rule = self.routed.rule
-            seconds = (rule.retry.per_try_timeout if rule.retry else 0) or rule.timeout
+            seconds = _time_left(self.routed.rule, elapsed)
             if seconds:
                 lines += f"x-envoy-expected-rq-timeout-ms: {round(seconds * 1000)}\r\n"
         return lines.encode()
+
+
+def _time_left(rule: Rule, elapsed: float) -> float:
+    """Seconds that a try may take, 0 without limit."""
+    seconds = (rule.retry.per_try_timeout if rule.retry else 0) or rule.timeout
+    return max(0.001, min(seconds, rule.timeout - elapsed)) if seconds and rule.timeout else seconds
 
 
 class Router:

@@ -39,6 +39,7 @@ SHRINK_LIMIT = 60.0  # seconds per disagreement
 CLOSED = (16, 18, 52, 55, 56)  # what curl says of it
 RESET = "unreachable"  # what a client says of a connection that is reset before it has noticed that it was made
 LATE = 0.7  # seconds; every delay of a trial is well below or well above
+TIME_LEFT = "x-envoy-expected-rq-timeout-ms"
 VOLATILE = {"x-request-id", "x-envoy-upstream-service-time", "date", "x-upstream-conn"}
 
 
@@ -156,6 +157,13 @@ class Comparison:
         return left[-1] != right[-1]
 
 
+def _steady(name: str, value: str) -> tuple[str, str]:
+    """A field without what differs from one time to the next."""
+    if name == TIME_LEFT and value.isdecimal():
+        return name, str(-(-int(value) // 100) * 100)  # of a further try it is some milliseconds less
+    return name, "*" if name in VOLATILE else value
+
+
 def _closed(error: str) -> str:
     return "closed" if error == RESET else error
 
@@ -177,10 +185,8 @@ def _answer(answer: Answer, *, hasty: bool = False) -> Outcome:
     with suppress(msgspec.DecodeError):
         echo = msgspec.json.decode(answer.body)
     if isinstance(echo, dict) and "headers" in echo:
-        headers = sorted((name.lower(), value) for name, value in echo["headers"])
-        kept = [pair if pair[0] not in VOLATILE else (pair[0], "*") for pair in headers]
-        body = {**echo, "headers": kept}
-    names = sorted(pair if pair[0] not in VOLATILE else (pair[0], "*") for pair in answer.headers)
+        body = {**echo, "headers": sorted(_steady(name.lower(), value) for name, value in echo["headers"])}
+    names = sorted(_steady(name, value) for name, value in answer.headers)
     names = [pair for pair in names if pair[0] != "connection"] if hasty else names
     lengthless = [pair for pair in names if pair[0] != "content-length" or not isinstance(body, dict)]
     outcome = {"status": answer.status, "headers": lengthless, "body": body, "cut": answer.body_error}

@@ -17,7 +17,7 @@ from .say import say
 from .schema import read_world
 
 WORLD = Path(__file__).resolve().parent / "fixtures" / "world.yaml"
-POLICY_LIMIT = 60.0  # seconds per policy, with the shrinking of what it shows
+POLICY_LIMIT = 300.0  # seconds per policy, with the repeating of what it shows
 SHRINKING_LIMIT = 600.0
 
 
