@@ -79,8 +79,8 @@ def proxy(
 ) -> int:
     """Decide for every redirected connection where it may go.
 
-    A rejected document stops the start: without it more could be allowed than was written. Only those that open
-    and never close are left out: WorkloadEntry, and of profile osm all but MeshConfig.
+    A rejected document is left out, as a cluster would refuse it, and the others count; with --strict it stops the
+    start. Rejected settings of the whole mesh, or a Sidecar, always do.
 
     SIGHUP reads the policy anew; a broken one leaves the running policy in force. SIGTERM drains and ends.
     """

@@ -12,12 +12,8 @@ from mesh_iptables.policy.compile_istio import compile_istio
 from mesh_iptables.policy.compile_osm import compile_osm
 from mesh_iptables.policy.complaint import Complaint, Severity
 from mesh_iptables.policy.documents import Documents, read_documents
-from mesh_iptables.policy.model import DefaultAction, EgressPolicy, Profile
+from mesh_iptables.policy.model import EgressPolicy, Profile
 from mesh_iptables.policy.settings import Settings
-
-# Kinds of Istio that redirect and refuse as much as they open: without one, more could pass than was written.
-# Those that are not here only open, or only add endpoints.
-_DECISIVE = ("ServiceEntry", "VirtualService", "DestinationRule")
 
 Source = tuple[str, bytes | str]
 """A file: its name for complaints, its content."""
@@ -25,7 +21,7 @@ Source = tuple[str, bytes | str]
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A policy with all complaints about its documents; no policy if what is left of them could allow too much."""
+    """A policy with all complaints about its documents; no policy if one of them is fatal."""
 
     policy: EgressPolicy | None
     complaints: tuple[Complaint, ...]
@@ -54,21 +50,12 @@ def compile_sources(
 
 
 def compile_policy(documents: Documents, settings: Settings) -> Compiled:
-    """The policy of `settings.identity`. A document with errors is left out, if that cannot allow more."""
+    """The policy of `settings.identity`. Documents with errors are left out, as they are from a cluster."""
     if any(complaint.severity is Severity.FATAL for complaint in documents.complaints):
         return Compiled(None, documents.complaints)
     compiler = compile_osm if settings.profile is Profile.OSM else compile_istio
-    policy, found = compiler(documents, settings)
-    complaints = (*documents.complaints, *_of_other_profiles(documents, settings.profile), *found)
-    # what the compiler itself leaves out is closed then, unless whatever is unknown passes
-    decisive = complaints if policy.default is DefaultAction.PASSTHROUGH else documents.complaints
-    too_wide = settings.profile is not Profile.OSM and any(map(_misses_a_decision, decisive))
-    return Compiled(None if too_wide else policy, complaints)
-
-
-def _misses_a_decision(complaint: Complaint) -> bool:
-    """Whether a document is left out that could have kept something from passing."""
-    return complaint.severity.rejects and complaint.origin.resource.partition("/")[0] in _DECISIVE
+    policy, complaints = compiler(documents, settings)
+    return Compiled(policy, (*documents.complaints, *_of_other_profiles(documents, settings.profile), *complaints))
 
 
 def _of_other_profiles(documents: Documents, profile: Profile) -> Iterator[Complaint]:

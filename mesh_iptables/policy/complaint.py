@@ -12,8 +12,7 @@ from mesh_iptables.policy.model import Origin
 class Severity(Enum):
     """NOTE: for your information. WARNING: used, but probably not as meant. ERROR: the document is left out.
 
-    FATAL: nothing may be compiled without it, since what is left could allow more than was written. For ERROR that
-    depends on the kind and the profile, see `compile`.
+    FATAL: nothing may be compiled without it, since what is left could allow more than was written.
     """
 
     NOTE = "note"

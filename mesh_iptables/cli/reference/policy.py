@@ -8,7 +8,6 @@ from functools import partial
 
 from msgspec import NODEFAULT, UNSET, inspect
 
-import mesh_iptables.policy.compile as compile_any
 from mesh_iptables.cli.reference.complaints import complaint_table
 from mesh_iptables.cli.reference.tables import cell, code, codes, table
 from mesh_iptables.policy import documents, istio_checks, osm_checks, settings
@@ -30,7 +29,7 @@ def kinds() -> list[str]:
             codes("/".join(filter(None, (group, version))) for version in known.versions),
             "osm" if group.endswith(_OSM_GROUPS) else "istio",
             code(".".join(known.path)),
-            "yes" if known.decisive or kind in compile_any._DECISIVE else "",
+            "yes" if known.decisive else "",
         )
         for (group, kind), known in every.items()
     ]

@@ -17,7 +17,7 @@ from mesh_iptables.policy.model import (
     UpstreamProtocol,
 )
 from mesh_iptables.policy.settings import Options
-from tests.unit.policy.samples import HTTP, REGISTRY_ONLY, Fields, cluster, compiled, entry, istio, mesh, policy_of
+from tests.unit.policy.samples import HTTP, Fields, cluster, compiled, entry, istio, mesh, policy_of
 
 
 def _rule(host: str = "a.x", *, metadata: Fields | None = None, **spec: object) -> Fields:
@@ -154,8 +154,7 @@ def test_pinned_entries_are_looked_up_and_wildcards_are_left_out() -> None:
         entry("*.y", resolution="NONE"),
         entry("b.x", resolution="NONE", addresses=["192.0.2.1"]),
     )
-    assert compiled(*documents, options=options).policy is None  # the wildcard's traffic would pass
-    result = compiled(REGISTRY_ONLY, *documents, options=options)
+    result = compiled(*documents, options=options)
     assert result.policy is not None
     assert cluster(result.policy, "a.x").endpoints == (Endpoint("a.x", 80),)
     assert cluster(result.policy, "b.x").kind is ClusterKind.ORIGINAL_DST
