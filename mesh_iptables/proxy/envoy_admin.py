@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import re
 from urllib.parse import quote
 
 _TIMEOUT = 2.0
-# Requests under way, and connections that carry no requests. Whoever has said nothing yet is in neither.
-_BUSY = r"^(http\.outbound.*\.downstream_rq_active|tcp\..*\.downstream_cx_active)$"
+# Of all connections those that carry no requests count, and of the others their requests. Whoever has said nothing yet,
+# where that is waited for, is in neither.
+_COUNTS = {
+    r"listener\.(?!admin)(?!.*\.worker_).*\.downstream_cx_active": 1,
+    r"http\.outbound.*\.downstream_cx_active": -1,
+    r"http\.outbound.*\.downstream_rq_active": 1,
+}
 
 
 def drain(address: str, port: int) -> None:
@@ -18,8 +24,17 @@ def drain(address: str, port: int) -> None:
 
 def busy(address: str, port: int) -> int:
     """How many requests and connections are under way. Raises OSError."""
-    lines = _ask("GET", address, port, f"/stats?filter={quote(_BUSY)}").splitlines()
-    return sum(int(value) for value in (line.rpartition(": ")[2] for line in lines) if value.isdecimal())
+    return count_busy(_ask("GET", address, port, f"/stats?filter={quote('downstream_(cx|rq)_active$')}"))
+
+
+def count_busy(text: str) -> int:
+    """The same from Envoy's statistics, lines of `NAME: NUMBER`."""
+    total = 0
+    for line in text.splitlines():
+        name, _, value = line.rpartition(": ")
+        sign = next((sign for pattern, sign in _COUNTS.items() if re.fullmatch(pattern, name)), 0)
+        total += sign * int(value) if value.isdecimal() else 0
+    return total
 
 
 def _ask(method: str, address: str, port: int, path: str) -> str:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,34 +28,20 @@ WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "istio-1.2x REDIRECT": ((*NEW, "-b", "*"), (), ("ipv4", "ipv6")),
     "istio-1.2x TPROXY": ((*NEW, "-b", "*", "-m", "TPROXY"), ("--transparent",), ("ipv4", "ipv6")),
 }
-ENVOY = find_spec("envoy") or shutil.which("envoy")
-ENGINES = [
-    "python",
-    pytest.param("envoy", marks=pytest.mark.skipif(ENVOY is None, reason="needs the program envoy")),
-]
-
-
-@pytest.fixture
-def pair(make_namespace: Callable[[], Namespace]) -> tuple[Namespace, Namespace]:
-    """A Pod and the world outside, joined by a cable, IPv4 and IPv6."""
-    pod, outside = make_namespace(), make_namespace()
-    pod.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", outside.name)
-    for namespace, number in ((pod, 2), (outside, 1)):
-        namespace.run("ip", "address", "add", f"10.77.0.{number}/24", "dev", "eth0")
-        namespace.run("ip", "address", "add", f"fd77::{number}/64", "dev", "eth0", "nodad")
-        namespace.run("ip", "link", "set", "eth0", "up")
-    return pod, outside
+HAS_ENVOY = bool(find_spec("envoy") or shutil.which("envoy"))
+needs_envoy = pytest.mark.skipif(not HAS_ENVOY, reason="needs the program envoy (extra 'envoy')")
+ENGINES = ["python", pytest.param("envoy", marks=needs_envoy)]
 
 
 @contextmanager
-def running(namespace: Namespace, *words: str, log: Path | None = None) -> Iterator[None]:
+def running(namespace: Namespace, *words: str, log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A program in a namespace, ended when the block ends."""
     with ExitStack() as stack:
         output = stack.enter_context(log.open("w")) if log else subprocess.DEVNULL
         command = ["ip", "netns", "exec", namespace.name, *words]
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             process.wait(20)
