@@ -12,7 +12,7 @@ Envoy's own ports are closed to both, lest a connection runs in a circle, or the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
@@ -83,7 +83,7 @@ class Passage:
             chains.append(self._chain(_prefixes([_EVERYWHERE[version]]), _CLUSTERS[version]))
         return chains
 
-    def own_chains(self, ports: Iterable[int] = ()) -> Iterator[Message]:
+    def own_chains(self, ports: Sequence[int] = ()) -> Iterator[Message]:
         """What the redirect port does with this machine's addresses: to loopback.
 
         Of `ports` there are chains for other addresses, too, so each needs one of its own here.
@@ -105,8 +105,9 @@ class Passage:
 
         An exact address goes before them, and nothing waits for first bytes here.
         """
+        opened = sorted({*ports} - {*self.closed})
         for host in self.hosts:
-            for port in sorted({*ports} - {*self.closed}):
+            for port in opened:
                 yield _logical(host, port, self._to_loopback({}, host.version))
             for port in self.closed:
                 yield _logical(host, port, self._chain({}, BLACKHOLE_CLUSTER))

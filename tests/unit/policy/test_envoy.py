@@ -173,6 +173,68 @@ def test_ipv6_destinations_are_taken_on_demand() -> None:
     assert len(list(_values(_listeners(policy_of(entry("a.x")), Site(ipv6=True)), "additional_addresses"))) == 2
 
 
+_POD = Site(own_addresses=("10.0.0.7/32", "fd00::7/128", "192.0.2.0/24"), inbound_port=15006, ipv6=True)
+
+
+def _by_name(policy: EgressPolicy, site: Site) -> dict[object, Fields]:
+    return {listener["name"]: listener for listener in _listeners(policy, site)}
+
+
+def test_inbound_goes_on_to_the_address_that_was_meant_from_one_that_the_rules_let_pass() -> None:
+    inbound = _by_name(policy_of(), _POD)["virtualInbound"]
+    chains = inbound["filter_chains"]
+    assert isinstance(chains, list)
+    assert [next(_values(chain, "destination_port")) for chain in chains[:3]] == [15001, 15006, 15000]
+    assert {*_values(chains[:3], "cluster")} == {"BlackHoleCluster"}
+    assert [*_values(chains[3:], "cluster")] == ["InboundPassthroughCluster", "InboundPassthroughClusterIpv6"]
+    clusters = _resources(policy_of(), "clusters", _POD)
+    assert [*_values([*_values(clusters, "source_address")], "address")] == ["127.0.0.6", "::6"]
+
+
+def test_own_addresses_on_the_redirect_port_go_to_loopback_unread() -> None:
+    found = _by_name(policy_of(entry("a.x", ports=[HTTP, TCP])), _POD)
+    names = [f"inbound_{host}_{port}" for host in ("10.0.0.7", "fd00::7") for port in (80, TCP["number"])]
+    for name in names:
+        assert "listener_filters" not in found[name]
+        (address,) = [text for text in _values(found[name], "inline_string") if str(text).endswith("LOCAL_PORT%")]
+        assert address == ("[::1]" if "::" in name else "127.0.0.1") + ":%DOWNSTREAM_LOCAL_PORT%"
+    assert [*_values(found["virtualOutbound"], "address_prefix")] == ["10.0.0.7", "fd00::7"]
+    assert [*_values(found["inbound_10.0.0.7_15000"], "cluster")] == ["BlackHoleCluster"]
+
+
+def test_own_addresses_stand_before_a_policys_own_listener_for_them() -> None:
+    policy = policy_of(entry("a.x", ports=[TCP], addresses=["10.0.0.7"]))
+    addresses = [str(listener["address"]) for listener in _listeners(policy, _POD)]
+    assert len(addresses) == len(set(addresses))
+
+
+def test_osm_tells_own_addresses_apart_on_every_port() -> None:
+    bound, _ = _listeners(osm_policy(egress((80, "tcp"))), _POD)
+    chains = bound["filter_chains"]
+    assert isinstance(chains, list)
+    own = [chain["filter_chain_match"] for chain in chains if str(chain["name"]).startswith("inbound")]
+    assert [match.get("destination_port") for match in own] == [15006, 15000, None, 80, None, 80]
+
+
+def test_inbound_is_served_where_nothing_outbound_is() -> None:
+    assert [*_by_name(osm_policy(), _POD)] == ["virtualInbound"]
+
+
+def test_listeners_are_transparent_on_demand() -> None:
+    for policy in (policy_of(entry("a.x")), osm_policy(egress((80, "tcp")))):
+        bound = [each for each in _listeners(policy, replace(_POD, transparent=True)) if "bind_to_port" not in each]
+        assert len(bound) == 2
+        assert all(each["transparent"] is True for each in bound)
+        assert "transparent" not in str(_listeners(policy, _POD))
+
+
+def test_the_admin_port_answers_beyond_the_limit_of_connections() -> None:
+    found = bootstrap(policy_of(), Site(max_connections=7))
+    assert [*_values(found["overload_manager"], "max_active_downstream_connections")] == [7]
+    assert [*_values(found["admin"], "ignore_global_conn_limit")] == [True]
+    assert "overload_manager" not in bootstrap(policy_of(), Site())
+
+
 _EVERYTHING = routes(
     "a.x",
     {
@@ -244,7 +306,8 @@ def test_envoy_accepts_the_bootstrap_of_every_profile(policy: EgressPolicy, tmp_
     if not certificates.exists():
         without_tls = {name: replace(each, tls=None) for name, each in policy.clusters.items()}
         policy = replace(policy, clusters=without_tls)
-    text = json.dumps(bootstrap(policy, Site(ipv6=True))).replace('"CA"', json.dumps(str(certificates)))
+    site = replace(_POD, transparent=True, max_connections=7)
+    text = json.dumps(bootstrap(policy, site)).replace('"CA"', json.dumps(str(certificates)))
     file = tmp_path / "envoy.json"
     file.write_text(text)
     assert _ENVOY is not None

@@ -16,6 +16,7 @@ import pytest
 from mesh_iptables.errors import MachineError
 from mesh_iptables.policy.envoy import Site
 from mesh_iptables.proxy.envoy import EnvoyEngine
+from mesh_iptables.proxy.envoy_admin import count_busy
 
 from .world import policy, static
 
@@ -106,3 +107,27 @@ def test_a_policy_too_long_for_the_command_line_needs_a_place_for_a_file(
     large = policy(clusters=tuple(static(f"site{number}", "192.0.2.10") for number in range(500)))
     with pytest.raises(MachineError, match="needs a writable TMPDIR"):
         EnvoyEngine(policy, Site(), print, str(envoy)).run(large)
+
+
+_STATISTICS = """\
+http.admin.downstream_cx_active: 1
+http.admin.downstream_rq_active: 1
+http.outbound_0.0.0.0_80.downstream_cx_active: 4
+http.outbound_0.0.0.0_80.downstream_rq_active: 1
+listener.0.0.0.0_15001.downstream_cx_active: 2
+listener.0.0.0.0_15001.worker_0.downstream_cx_active: 2
+listener.0.0.0.0_80.downstream_cx_active: 4
+listener.admin.downstream_cx_active: 1
+listener.admin.main_thread.downstream_cx_active: 1
+"""
+
+
+def test_idle_connections_of_requests_are_not_under_way() -> None:
+    assert count_busy(_STATISTICS) == 3
+    assert count_busy("") == 0
+
+
+def test_a_signal_for_the_log_reaches_envoy(supervisor: subprocess.Popen[bytes], told: Path) -> None:
+    pid = told.read_text()
+    supervisor.send_signal(signal.SIGUSR1)  # the stand-in does not hear it, so it ends
+    _wait(lambda: not _runs(pid))
