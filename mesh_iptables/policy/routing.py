@@ -287,8 +287,7 @@ def redirect_location(redirect: Redirect, request: Request) -> str:
     target = request.target
     path = target if redirect.path is None else redirect.path
     if redirect.path is not None and "?" not in path:
-        query = target.partition("?")[2]
-        path = f"{path}?{query}" if query else path
+        path += target[len(path_of(target)) :]
     scheme = redirect.scheme or request.scheme
     authority = redirect.authority or request.authority
     usual = {"http": ":80", "https": ":443"}.get(forwarded)
