@@ -66,7 +66,13 @@ def _default(name: str) -> str:
 )
 @click.option("--net-raw", is_flag=True, help="NET_RAW for the init container: nodes with iptables-legacy.")
 @click.option("--probes/--no-probes", default=True, show_default=True, help="Ask the proxy whether it is ready.")
-@click.option("--proxy-arg", "proxy_words", metavar="WORD", multiple=True, help="One more argument for the proxy.")
+@click.option(
+    "--proxy-arg",
+    "proxy_words",
+    metavar="WORD",
+    multiple=True,
+    help="One more argument for the proxy; with --allow=HOST it takes no policy files.",
+)
 @click.option("--quiet", is_flag=True, help="No warnings.")
 def inject(files: Sequence[str], *, quiet: bool, pull_policy: str | None, **said: object) -> int:
     """Add the init container and the proxy to Pods and what makes Pods; YAML on standard output.

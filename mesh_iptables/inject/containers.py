@@ -116,12 +116,14 @@ def proxy_container(identity: Identity, mode: str, settings: Settings) -> dict[s
     transparent = ["--transparent"] if mode == "TPROXY" else []
     ports = ["--outbound-port", str(OUTBOUND_PORT), "--inbound-port", str(INBOUND_PORT)]
     container["command"] = ["mesh-iptables", "proxy"]
-    container["args"] = ["--policy", POLICY_PATH, *ports, *transparent, *settings.proxy_words]
+    policy = [] if settings.fenced else ["--policy", POLICY_PATH]
+    container["args"] = [*policy, *ports, *transparent, *settings.proxy_words]
     container["env"] = [*_environment(identity)]
     container["securityContext"] = _proxy_rights(mode)
     if settings.probes:
         container |= _probes(settings)
-    container["volumeMounts"] = [{"name": POLICY, "mountPath": POLICY_PATH, "readOnly": True}]
+    if not settings.fenced:
+        container["volumeMounts"] = [{"name": POLICY, "mountPath": POLICY_PATH, "readOnly": True}]
     return container
 
 
@@ -163,6 +165,6 @@ def _probes(settings: Settings) -> dict[str, Data]:
     return {"startupProbe": start, **ready}
 
 
-def policy_volume(settings: Settings) -> dict[str, Data]:
-    """The policy files, from a ConfigMap in the Pod's namespace."""
-    return {"name": POLICY, "configMap": {"name": settings.config_map}}
+def policy_volumes(settings: Settings) -> list[Data]:
+    """The policy files, from a ConfigMap in the Pod's namespace; nothing for a proxy that takes none."""
+    return [] if settings.fenced else [{"name": POLICY, "configMap": {"name": settings.config_map}}]

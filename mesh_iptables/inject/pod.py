@@ -25,7 +25,7 @@ from mesh_iptables.inject.containers import (
     Identity,
     check_rules,
     init_container,
-    policy_volume,
+    policy_volumes,
     proxy_container,
 )
 from mesh_iptables.inject.values import (
@@ -225,7 +225,8 @@ def _with_parts(bare: Fields, values: Mapping[str, str], identity: Identity, set
     inits = [*ours, *theirs] if settings.order == "first" else [*theirs, *ours]
     containers = sequence(spec.get("containers"), path) + ([proxy] if settings.sidecar == "classic" else [])
     after = _placed(spec, "initContainers", inits, behind="containers") | {"containers": containers}
-    after["volumes"] = [*sequence(spec.get("volumes"), path), policy_volume(settings)]
+    if volumes := policy_volumes(settings):
+        after["volumes"] = [*sequence(spec.get("volumes"), path), *volumes]
     metadata = dict(mapping(bare.get("metadata"), path))
     # one word: podman takes no annotation longer than a label may be
     metadata["annotations"] = {**mapping(metadata.get("annotations"), path), STATUS: settings.sidecar}

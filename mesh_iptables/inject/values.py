@@ -50,6 +50,11 @@ class Settings:
     probes: bool = True
     proxy_words: tuple[str, ...] = ()
 
+    @property
+    def fenced(self) -> bool:
+        """Whether the proxy has its policy from its arguments; it takes no files besides."""
+        return any(word.partition("=")[0] == "--allow" for word in self.proxy_words)
+
 
 def mapping(value: Data, path: Path) -> dict[str, Data]:
     """A mapping, empty where there is nothing. Raises Refused."""

@@ -28,6 +28,7 @@ EVERY = (
     Settings(order="first", net_raw=True),
     Settings(dialect="istio-1.2x", mode="TPROXY", probes=False),
 )
+FENCED = Settings(proxy_words=("--allow", "a.example.com"))
 
 
 def injected(value: Data, chosen: Settings = EVERY[0], style: str = "indented") -> Data:
@@ -59,7 +60,7 @@ def test_every_kind_gets_rules_proxy_volume_and_status(kind: str, style: str) ->
     assert found(inner, "metadata", "annotations", STATUS)
 
 
-@pytest.mark.parametrize("chosen", EVERY)
+@pytest.mark.parametrize("chosen", [*EVERY, FENCED])
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_a_second_run_changes_nothing(kind: str, style: str, chosen: Settings) -> None:
@@ -69,8 +70,8 @@ def test_a_second_run_changes_nothing(kind: str, style: str, chosen: Settings) -
 
 
 @pytest.mark.parametrize("style", ["json", "indented"])
-@pytest.mark.parametrize("second", EVERY)
-@pytest.mark.parametrize("first", EVERY)
+@pytest.mark.parametrize("second", [*EVERY, FENCED])
+@pytest.mark.parametrize("first", [*EVERY, FENCED])
 def test_other_options_replace_what_an_earlier_run_added(first: Settings, second: Settings, style: str) -> None:
     before = STYLES[style](pod({"a": "b"}, initContainers=[{"name": "mine", "image": "x"}]))
     earlier = inject(before, first).text
@@ -213,6 +214,15 @@ def test_the_proxy_is_known_by_its_user_or_for_tproxy_by_its_group() -> None:
     assert (found(context, "runAsUser"), found(context, "runAsGroup")) == (1337, 1337)
     context = found(injected(pod(), EVERY[3]), "spec", "initContainers", PROXY, "securityContext")
     assert (found(context, "runAsUser"), found(context, "runAsGroup")) == (0, 1337)
+
+
+@pytest.mark.parametrize("words", [("--allow", "a.example.com"), ("--strict", "--allow=a.example.com")])
+def test_a_fence_takes_no_policy_files(words: tuple[str, ...]) -> None:
+    spec = found(injected(pod(), Settings(proxy_words=words)), "spec")
+    proxy = found(spec, "initContainers", 1)
+    assert found(proxy, "args")[-len(words) :] == [*words]  # type: ignore[index]
+    assert "--policy" not in str(spec)
+    assert "volume" not in str(spec)
 
 
 def test_the_proxy_learns_who_it_works_for() -> None:
