@@ -604,7 +604,7 @@ class Exchange:
     def _answer_extra(self, answer: AnswerHead) -> bytes:
         outside = self._surroundings.outside
         extra = self._extra
-        if self._router.envoy_headers:
+        if self._way is not None and self._way.timed:
             self._service_ms = int((outside.now - self._started) * 1000)
             extra = b"%bx-envoy-upstream-service-time: %d\r\n" % (extra, self._service_ms)
         return extra if answer.dated else extra + outside.date_line()

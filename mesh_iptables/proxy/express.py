@@ -97,7 +97,7 @@ class Express:
         surroundings, router = client.surroundings, client.router
         answer = router.answer(plan, way, head)
         now = surroundings.outside.now
-        if router.envoy_headers:
+        if way.timed:
             lines = b"x-envoy-upstream-service-time: %d\r\n" % int((now - self.started) * 1000)
         else:
             lines = b""

@@ -52,7 +52,7 @@ _BODILESS = frozenset({"GET", "HEAD", "DELETE", "TRACE", "CONNECT"})  # as Envoy
 class Way:
     """A plan's way to one destination: all that is the same for every request that takes it."""
 
-    __slots__ = ("changed", "cluster", "head", "key", "lines", "name", "plain", "target")
+    __slots__ = ("changed", "cluster", "head", "key", "lines", "name", "plain", "target", "timed")
 
     def __init__(self, target: WeightedCluster, head: OutgoingHead, changed: frozenset[str], *, plain: bool) -> None:
         self.target = target
@@ -63,6 +63,7 @@ class Way:
         self.changed = changed  # the request's fields that the rule sets or removes
         self.lines = b""  # the field lines that Envoy adds to the first try
         self.plain = plain  # answers get no fields of this rule's own
+        self.timed = False  # answers tell how long the site took
 
 
 class Plan:
@@ -212,7 +213,10 @@ class Router:
         """See `Way`."""
         assert plan.routed is not None
         plain = plan.routed.rule.response_headers == target.response_headers == NO_HEADER_OPERATIONS
-        return Way(target, self._outgoing(plan, target), _changed(plan.routed.rule, target), plain=plain)
+        way = Way(target, self._outgoing(plan, target), _changed(plan.routed.rule, target), plain=plain)
+        removed = (*target.response_headers.remove, *plan.routed.rule.response_headers.remove)
+        way.timed = self.envoy_headers and "x-envoy-upstream-service-time" not in removed
+        return way
 
     def _outgoing(self, plan: Plan, target: WeightedCluster) -> OutgoingHead:
         """The head that goes to `target`."""
