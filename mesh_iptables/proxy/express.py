@@ -97,10 +97,7 @@ class Express:
         surroundings, router = client.surroundings, client.router
         answer = router.answer(plan, way, head)
         now = surroundings.outside.now
-        if way.timed:
-            lines = b"x-envoy-upstream-service-time: %d\r\n" % int((now - self.started) * 1000)
-        else:
-            lines = b""
+        lines = b"x-envoy-upstream-service-time: %d\r\n" % int((now - self.started) * 1000) if way.timed else b""
         if not answer.dated:
             lines += surroundings.outside.date_line()
         surroundings.stats.count_request(head.status)
