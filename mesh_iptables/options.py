@@ -160,7 +160,13 @@ ISTIO_1_0 = (
 )
 
 RUN_OPTIONS = (
-    RunOption("dialect", ("--dialect",), "NAME", "Whose rules. Default: istio-1.0.", DIALECTS),
+    RunOption(
+        "dialect",
+        ("--dialect",),
+        "NAME",
+        "Whose rules. Default: istio-1.0. Variable: MESH_IPTABLES_DIALECT.",
+        DIALECTS,
+    ),
     RunOption("dry_run", ("-n", "--dry-run"), "", "Print the plan and touch nothing, as `render` does."),
     RunOption("format", ("--format",), "NAME", "How a plan is printed. Default: shell.", FORMATS),
     RunOption("backend", ("--backend",), "NAME", "The way into the kernel. Default: auto.", BACKENDS),

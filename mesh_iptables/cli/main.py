@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from mesh_iptables.options import Option
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+_HELP = ("-h", "--help")
+SETTINGS = {"help_option_names": [*_HELP], "max_content_width": 110}
 # Commands that load more than click, imported when they are asked for.
 LAZY = {
     "golden": "mesh_iptables.cli.golden:golden",
@@ -33,8 +34,10 @@ LAZY = {
 def run(words: Sequence[str]) -> int:
     """Carry out a command line; the exit status."""
     arguments = list(words)
-    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+    if arguments and arguments[0].startswith("-") and arguments[0] not in (*_HELP, "--version"):
         arguments.insert(0, "apply")
+    elif arguments[:1] in ([word] for word in _HELP) and sys.argv[0].rpartition("/")[2] == PROGRAM_1_2X:
+        arguments.insert(0, PROGRAM_1_2X)  # under that name there is nothing else
     try:
         status = program.main(arguments, prog_name="mesh-iptables", standalone_mode=False)
     except MeshIptablesError as error:

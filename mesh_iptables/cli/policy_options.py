@@ -67,6 +67,7 @@ _OPTIONS: tuple[_Decorator, ...] = (
         metavar="PATH",
         multiple=True,
         envvar="MESH_IPTABLES_POLICY",
+        show_envvar=True,
         help="YAML or JSON file, or a directory of them; may be repeated.",
     ),
     click.option(

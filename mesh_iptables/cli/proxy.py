@@ -84,9 +84,13 @@ def proxy(
 
     SIGHUP reads the policy anew; a broken one leaves the running policy in force. SIGTERM drains and ends.
     """
+    from mesh_iptables.policy.model import DefaultAction
+
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # until somebody hears it: it would end us
     request = request.resolving(family_here())
     policy = request.policy(_report)
+    if not (request.paths or request.allow) and policy.default is DefaultAction.PASSTHROUGH:
+        _say("warning: neither --policy nor --allow: every destination is let through")
     json_log = access_log_format == "json"
     serving = Serving(admin_address(admin), access_log, json_log, inbound_port, transparent, max_connections)
     as_envoy = partial(site_here, place, serving)

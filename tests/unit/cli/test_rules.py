@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh_iptables.__main__ import is_plain_run
-from mesh_iptables.cli import rules
+from mesh_iptables.cli import main, rules
 
 from .bad_input import BAD, Bad
 
@@ -58,3 +58,11 @@ def test_quiet_silences_warnings_and_not_the_plan(capsys: pytest.CaptureFixture[
     quiet = capsys.readouterr()
     assert loud.err.startswith("mesh-iptables: -d: ports are excluded only from")
     assert (quiet.out, quiet.err) == (loud.out, "")
+
+
+def test_under_the_newer_name_a_call_for_help_shows_its_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/istio-iptables", "--help"])
+    assert main.run(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: mesh-iptables istio-iptables [OPTIONS]")

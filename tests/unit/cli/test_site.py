@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from mesh_iptables.cli.policy import policy
 from mesh_iptables.cli.proxy import proxy
 from mesh_iptables.cli.site import family_for
-from mesh_iptables.errors import UsageError
+from mesh_iptables.errors import MachineError, UsageError
 from mesh_iptables.policy.envoy import Site, bootstrap
 from mesh_iptables.policy.model import EgressPolicy
 from mesh_iptables.policy.settings import DnsFamily
@@ -91,4 +91,30 @@ def test_the_user_may_say_which_addresses_are_looked_up(words: list[str], family
 def test_envoy_takes_no_sockets_of_ours() -> None:
     words = ["--allow", "a.example.com", "--engine", "envoy", "--admin", "", "--listen-fd", "3"]
     with pytest.raises(UsageError, match=r"--listen-fd: 3: Envoy opens its ports itself; .* --engine python"):
+        CliRunner().invoke(proxy, words, standalone_mode=False, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "mesh-iptables: proxy: warning: neither --policy nor --allow: every destination is let through\n"),
+        (["--compat", "1.0"], ""),
+        (["--allow", "a.example.com"], ""),
+    ],
+)
+def test_a_proxy_without_any_policy_is_warned_about(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh_iptables.proxy.envoy.EnvoyEngine", _Engine)
+    run = CliRunner().invoke(proxy, ["--engine", "envoy", *words], standalone_mode=False, catch_exceptions=False)
+    assert run.stderr == said
+
+
+def test_who_may_not_listen_transparently_hears_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_words: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("socket.socket.setsockopt", refused)
+    words = ["--allow", "a.example.com", "--engine", "envoy", "--transparent"]
+    with pytest.raises(MachineError, match=r"--transparent: Operation not permitted; .*NET_ADMIN"):
         CliRunner().invoke(proxy, words, standalone_mode=False, catch_exceptions=False)
