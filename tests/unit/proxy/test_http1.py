@@ -259,7 +259,18 @@ def test_a_beginning_of_a_request_is_seen_as_such(data: bytes) -> None:
     assert may_begin_request(data)
 
 
-@pytest.mark.parametrize("data", [b"\x16\x03\x01", b" GET", b"get / HTTP/1.1\n", b"GET a HTTP/1.1\n", b"GET /a HTTP/2\r\n", b"GET /a X\r\n", b"hello\r\n"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01",
+        b" GET",
+        b"get / HTTP/1.1\n",
+        b"GET a HTTP/1.1\n",
+        b"GET /a HTTP/2\r\n",
+        b"GET /a X\r\n",
+        b"hello\r\n",
+    ],
+)
 def test_what_is_no_request_is_seen_early(data: bytes) -> None:
     assert not may_begin_request(data)
 
