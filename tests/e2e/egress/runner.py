@@ -64,9 +64,18 @@ def install_missing() -> None:
     subprocess.run(["apt-get", "install", "-y", "-q", *packages], stdout=sys.stderr, check=False, timeout=600)
 
 
+_running: set[subprocess.Popen[str]] = set()
+
+
 def end_on_sigterm() -> None:
-    """Let SIGTERM unwind, so that scratch directories go too."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Let SIGTERM end what runs and unwind, so that scratch directories go too."""
+
+    def end(_number: int, _frame: object) -> None:
+        for process in list(_running):
+            process.kill()
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 _FRESH = ["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
@@ -87,9 +96,11 @@ def in_fresh_namespaces(words: list[str], limit: float) -> Iterator[subprocess.P
     ) as process:
         watchdog = threading.Timer(limit, process.kill)
         watchdog.start()
+        _running.add(process)
         try:
             yield process
         finally:
+            _running.discard(process)
             watchdog.cancel()
             process.kill()
 
