@@ -127,7 +127,7 @@ class Connection:
     def _refuse(self, reason: Reason, sni: str = "") -> None:
         self._cancel_timer()
         surroundings = self._active.surroundings
-        surroundings.stats.count_connection(reason.value)
+        surroundings.stats.reasons[reason.value] += 1
         self._wire.close()
         if surroundings.logging:
             flags = "" if reason is Reason.LOOP else "NR"
@@ -279,7 +279,7 @@ class TcpSession:
 
     def _finish(self, flags: str, detail: str, failure: str = "", received: int = 0, sent: int = 0) -> None:
         surroundings = self._active.surroundings
-        surroundings.stats.count_connection(self._chain.reason.value)
+        surroundings.stats.reasons[self._chain.reason.value] += 1
         if surroundings.logging:
             cluster, host = self._cluster, self._host
             surroundings.outside.log(

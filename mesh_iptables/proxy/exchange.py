@@ -707,7 +707,7 @@ class Exchange:
         if self._holds_retry and self._cluster is not None:
             self._cluster.retries -= 1
         surroundings = self._surroundings
-        surroundings.stats.count_request(self._status)
+        surroundings.stats.requests[self._status] += 1
         if surroundings.logging:
             joined = ",".join(item for item in (self._flags, flags) if item)
             surroundings.outside.log(self._record(joined, detail, failure))

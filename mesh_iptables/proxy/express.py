@@ -75,12 +75,13 @@ class Express:
         self.started = surroundings.outside.now
         connection: Http1Upstream = pool.idle.pop()  # type: ignore[assignment]  # pools hold what their maker made
         self._connection = connection
-        lines = way.lines
         if plan.wants_id:
             request_id = self._request_id = surroundings.ids.next()
-            lines = b"x-request-id: %b\r\n%b" % (request_id.encode(), lines)
+            head = b"%bx-request-id: %b\r\n%b\r\n" % (way.head.start(), request_id.encode(), way.lines)
+        else:
+            head = way.head.http1(way.lines)
         surroundings.stats.upstream_requests += 1
-        connection.start(self, way.head, lines, b"", True)
+        connection.start_whole(self, head, is_head=way.head.method == "HEAD")
         return True
 
     # --- from the upstream --------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ class Express:
         lines = b"x-envoy-upstream-service-time: %d\r\n" % int((now - self.started) * 1000) if way.timed else b""
         if not answer.dated:
             lines += surroundings.outside.date_line()
-        surroundings.stats.count_request(head.status)
+        surroundings.stats.requests[head.status] += 1
         if surroundings.logging:
             self._log(head.status, len(payload))
         self._connection = None

@@ -256,7 +256,7 @@ class HttpConnection:
 
     def _refuse(self, reply: LocalReply) -> None:
         """Answer what is no request, and close."""
-        self.surroundings.stats.count_request(reply.status)
+        self.surroundings.stats.requests[reply.status] += 1
         self._is_head, self._minor, self._close = False, 1, True
         style = self.router.style
         self.reply(reply, reply.head(style), local_lines(style, self.surroundings.outside.date_line()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 
 class Stats:
     """Totals since the start, and what is open now."""
@@ -32,13 +34,5 @@ class Stats:
         self.upstream_connections = 0
         self.upstream_requests = 0
         self.upstream_retries = 0
-        self.requests: dict[int, int] = {}  # by status; 0 for those without an answer
-        self.reasons: dict[str, int] = {}  # of connections
-
-    def count_request(self, status: int) -> None:
-        requests = self.requests
-        requests[status] = requests.get(status, 0) + 1
-
-    def count_connection(self, reason: str) -> None:
-        reasons = self.reasons
-        reasons[reason] = reasons.get(reason, 0) + 1
+        self.requests: Counter[int] = Counter()  # by status; 0 for those without an answer
+        self.reasons: Counter[str] = Counter()  # of connections

@@ -43,14 +43,17 @@ class OutgoingHead:
         self.upgrade = upgrade
         self._encoded: bytes | None = None
 
-    def http1(self, extra: bytes) -> bytes:
-        """The head for HTTP/1.1; `extra` are further field lines."""
-        start = self._encoded
-        if start is None:
+    def start(self) -> bytes:
+        """The head for HTTP/1.1 without the empty line, so that field lines may follow."""
+        if self._encoded is None:
             lines = "".join([f"{name}: {value}\r\n" for name, value in self.fields])
             text = f"{self.method} {self.target} HTTP/1.1\r\nhost: {self.authority}\r\n{lines}"
-            start = self._encoded = text.encode("latin-1")
-        return b"%b%b\r\n" % (start, extra)
+            self._encoded = text.encode("latin-1")
+        return self._encoded
+
+    def http1(self, extra: bytes) -> bytes:
+        """The head for HTTP/1.1; `extra` are further field lines."""
+        return b"%b%b\r\n" % (self.start(), extra)
 
 
 class Receiver(Protocol):
@@ -240,6 +243,15 @@ class Http1Upstream:
         if body or (ended and self._chunked):
             data += self._encoded(body, ended)
         self.wire.send(data)
+
+    def start_whole(self, receiver: Receiver, head: bytes, *, is_head: bool) -> None:
+        """Send a request without a body; `head` is all of it."""
+        self.receiver = receiver
+        self._is_head = is_head
+        self._chunked = False
+        self._keep = self._request_done = True
+        self.served += 1
+        self.wire.send(head)
 
     def send_body(self, data: bytes, ended: bool) -> None:
         """More of the request's body."""

@@ -113,8 +113,8 @@ def counters() -> list[str]:
 
 def _runtime() -> Runtime:
     stats = Stats()
-    stats.count_request(200)
-    stats.count_connection(Reason.ALLOWED.value)
+    stats.requests[200] += 1
+    stats.reasons[Reason.ALLOWED.value] += 1
     config = SimpleNamespace(name="NAME")
     cluster = SimpleNamespace(config=config, connections=0, requests=0, pending=0, hosts=(), ejected=0)
     active = SimpleNamespace(surroundings=SimpleNamespace(clusters=[cluster]))
